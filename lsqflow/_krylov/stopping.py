@@ -1,0 +1,148 @@
+"""When to stop, and whether the stop was justified: one logic for every solver."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import _tree as tree
+from .._solution import PrimalDual, StopReason
+from .._tree import Vector
+from .estimates import Estimates
+from .golub_kahan import LinearPair, Pair
+
+Scalar = Float[Array, ""]
+
+# How far true residuals may lie above the recurrence's before a solve is called
+# inaccurate; the estimates drift by small factors as orthogonality is lost.
+_SLACK = 10.0
+# Residuals below this many units of rounding, relative to ‖A‖ ‖x‖ + ‖b‖, are noise.
+_NOISE = 10.0
+
+
+class Tolerances(eqx.Module):
+    """The stopping rule of Paige and Saunders (1982), in the problem's scalar dtype.
+
+    consistent:    ‖r‖ ≤ atol + rtol (‖A‖ ‖x‖ + ‖b‖)
+    least squares: ‖Aᴴ r − λ² x‖ ≤ atol + rtol ‖A‖ ‖r‖
+    condition:     cond(A) ≥ conlim
+
+    SciPy's `atol = btol` is `rtol` here; SciPy has nothing like our `atol`, which is
+    in the units of ‖r‖ and ‖Aᴴ r‖.
+    """
+
+    rtol: Scalar
+    atol: Scalar
+    conlim: Scalar
+    eps: float = eqx.field(static=True)
+
+    def reason(
+        self, now: Estimates, solution_norm: Scalar, vector_norm: Scalar
+    ) -> StopReason:
+        """The first rule that holds; the most welcome one where several do."""
+        size = now.operator_norm * solution_norm + vector_norm
+        normal_size = now.operator_norm * now.residual_norm
+        rules = (
+            (now.condition >= self.conlim, StopReason.condition_limit),
+            (
+                (now.normal_residual_norm <= 0.5 * self.eps * normal_size)
+                | (now.residual_norm <= 0.5 * self.eps * size),
+                StopReason.precision,
+            ),
+            (
+                now.normal_residual_norm <= self.atol + self.rtol * normal_size,
+                StopReason.least_squares,
+            ),
+            (now.residual_norm <= self.atol + self.rtol * size, StopReason.consistent),
+            (~jnp.isfinite(now.normal_residual_norm), StopReason.nonfinite),
+        )
+        reason = StopReason.running
+        for holds, candidate in rules:
+            reason = StopReason.where(holds, candidate, reason)
+        return reason
+
+
+def verdict(
+    operator: LinearPair,
+    vector: Vector,
+    damp: Scalar | None,
+    iterate: Pair,
+    estimates: Estimates,
+    tolerances: Tolerances,
+    reason: StopReason,
+) -> tuple[PrimalDual, dict[str, Any]]:
+    """Compute the true residuals, finish the dual, and correct a false success."""
+    x = iterate.v
+    residual = tree.sub(vector, operator.mv(x))
+    normal_residual = operator.adjoint_mv(residual)
+    if damp is not None:
+        normal_residual = tree.axpy(-damp * damp, x, normal_residual)
+    residual_norm = tree.norm(residual)
+    normal_residual_norm = tree.norm(normal_residual)
+    solution_norm = tree.norm(x)
+    size = estimates.operator_norm * solution_norm + tree.norm(vector)
+    noise = _NOISE * tolerances.eps * size
+
+    # Each rule again, with the true residuals. The normal residual cannot be computed
+    # to better than ‖A‖ times the rounding of the residual.
+    damped_norm = residual_norm
+    if damp is not None:
+        damped_norm = jnp.hypot(residual_norm, damp * solution_norm)
+    consistent = damped_norm <= _SLACK * (tolerances.atol + tolerances.rtol * size) + noise
+    least_squares = normal_residual_norm <= (
+        _SLACK * (tolerances.atol + tolerances.rtol * estimates.operator_norm * damped_norm)
+        + estimates.operator_norm * noise
+    )
+    claimed = (
+        (reason == StopReason.consistent)
+        | (reason == StopReason.least_squares)
+        | (reason == StopReason.precision)
+    )
+    reason = StopReason.where(
+        claimed & ~(consistent | least_squares), StopReason.inaccurate, reason
+    )
+    finite = jnp.isfinite(normal_residual_norm) & jnp.isfinite(solution_norm)
+    broken = ~finite & (reason != StopReason.nonfinite_input)
+    reason = StopReason.where(broken, StopReason.nonfinite, reason)
+
+    dual = _finish_dual(iterate.q, residual, damp, reason, residual_norm, noise, consistent)
+    stats = {
+        "residual_norm": residual_norm,
+        "normal_residual_norm": normal_residual_norm,
+        "operator_norm": estimates.operator_norm,
+        "condition": estimates.condition,
+        "stop_reason": reason,
+    }
+    return PrimalDual(x, dual, residual), stats
+
+
+def _finish_dual(
+    y: Vector,
+    residual: Vector,
+    damp: Scalar | None,
+    reason: StopReason,
+    residual_norm: Scalar,
+    noise: Scalar,
+    consistent: Array,
+) -> Vector:
+    r"""Give the recurrence's `y` its component in null(Aᴴ), on which `Aᴴ y = x` is silent.
+
+    Undamped, that component is zero, and the recurrence leaves a multiple of `r`; but
+    where the system is consistent, `r` is rounding noise and nothing is removed.
+    Damped, it is that of `r / λ²`, and the rest of `r / λ²` is less accurate than `y`:
+    the gap `e = r − λ² y` is added only where it is above rounding.
+    """
+    inconsistent = (
+        (reason == StopReason.least_squares) | (reason == StopReason.precision)
+    ) & ~consistent
+    square = tree.inner(residual, residual)
+    share = tree.inner(residual, y) * tree.safe_reciprocal(square)
+    share = jnp.where(inconsistent, share, 0)
+    if damp is None:
+        return tree.axpy(-share, residual, y)
+    gap = tree.axpy(-damp * damp, y, residual)
+    inverse = tree.safe_reciprocal(damp * damp)
+    weight = jnp.where(tree.norm(gap) > noise, inverse, 0)
+    del residual_norm
+    return tree.axpy(weight, gap, tree.axpy(-jnp.where(damp == 0, share, 0), residual, y))

@@ -1,0 +1,229 @@
+"""Linear maps that bring their own derivative and their own transpose.
+
+JAX has the two halves apart: `jax.custom_jvp` cannot be transposed by a rule, and
+`jax.custom_derivatives.linear_call` has neither a batching rule nor a derivative with
+respect to its parameters. Here they are one primitive, which knows nothing of least
+squares, and built of public parts only. Types of outputs (sharding, manual axes) are
+those of the traced function, never rebuilt from shape and dtype.
+"""
+
+import abc
+import dataclasses
+import functools as ft
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.extend.core as jexc
+import jax.numpy as jnp
+from jax.interpreters import ad, batching, mlir
+
+from . import _tree as tree
+
+
+class AbstractLinearMap(eqx.Module):
+    """A function linear in its argument, nonlinear in the leaves of the module.
+
+    In tangents and cotangents, `None` stands for a zero known at trace time.
+    """
+
+    @abc.abstractmethod
+    def apply(self, arg: Any) -> tuple[Any, Any]:
+        """The value, and auxiliary output without derivatives."""
+
+    @abc.abstractmethod
+    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any) -> tuple[Any, Any, Any]:
+        """The value, its tangent, and auxiliary output.
+
+        `tangent` is the module with tangents for leaves.
+        """
+
+    @abc.abstractmethod
+    def transpose(self, arg: Any, cotangent: Any) -> Any:
+        """The cotangent of `arg`, of which only the types are given."""
+
+    def __call__(self, arg: Any) -> tuple[Any, Any]:
+        """`apply` as one primitive, with `jvp` and `transpose` for its rules."""
+        linear_map, arg = tree.vary((self, arg), tree.manual_axes((self, arg)))
+        leaves, split = _split(linear_map, arg)
+        jaxpr, out = jax.make_jaxpr(
+            lambda *leaves: _apply(split, leaves), return_shape=True
+        )(*leaves)
+        flat = _linear_map_p.bind(*leaves, jaxpr=jaxpr, split=split, out=jax.tree.structure(out))
+        return jax.tree.unflatten(jax.tree.structure(out), flat)
+
+
+class Lazy(AbstractLinearMap):
+    """`fun(parameters, arg)`, linear in `arg`, computed only where it is needed.
+
+    What `fun` computes from `parameters` alone is left until the map is applied or
+    transposed, so that a derivative that nobody asks for costs nothing.
+    """
+
+    fun: Callable[[Any, Any], Any] = eqx.field(static=True)
+    parameters: Any
+
+    def apply(self, arg: Any) -> tuple[Any, Any]:
+        return self.fun(self.parameters, arg), None
+
+    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any) -> tuple[Any, Any, Any]:
+        out, out_tangent = eqx.filter_jvp(
+            self.fun, (self.parameters, arg), (tangent.parameters, arg_tangent)
+        )
+        return out, out_tangent, None
+
+    def transpose(self, arg: Any, cotangent: Any) -> Any:
+        (out,) = jax.linear_transpose(lambda x: self.fun(self.parameters, x), arg)(
+            cotangent
+        )
+        return out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as params must be
+class _Split:
+    """How the operands of the primitive become a map and its argument again."""
+
+    treedef: Any
+    static: Any
+    num_parameters: int
+
+    def join(self, leaves: Sequence[Any]) -> tuple[AbstractLinearMap, Any]:
+        return eqx.combine(jax.tree.unflatten(self.treedef, leaves), self.static)
+
+    def join_tangents(self, tangents: Sequence[Any]) -> tuple[Any, Any]:
+        """As `join`, with `None` for what has no tangent."""
+        return jax.tree.unflatten(self.treedef, tangents)
+
+
+def _split(linear_map: AbstractLinearMap, arg: Any) -> tuple[list[Any], _Split]:
+    dynamic, static = eqx.partition((linear_map, arg), eqx.is_array)
+    leaves, treedef = jax.tree.flatten(dynamic)
+    return leaves, _Split(treedef, static, len(jax.tree.leaves(dynamic[0])))
+
+
+def _apply(split: _Split, leaves: Sequence[Any]) -> tuple[Any, Any]:
+    linear_map, arg = split.join(leaves)
+    return linear_map.apply(arg)
+
+
+def _none_if_zero(x: Any) -> Any:
+    return None if type(x) is ad.Zero else x
+
+
+def _leaves_like(partial: Any, like: Any) -> list[Any]:
+    """The leaves of `partial` where `like` has some; `None` may replace a subtree."""
+    leaves, treedef = jax.tree.flatten(partial, is_leaf=lambda x: x is None)
+    result = []
+    for leaf, sub in zip(leaves, treedef.flatten_up_to(like), strict=True):
+        result += [None] * len(jax.tree.leaves(sub)) if leaf is None else [leaf]
+    return result
+
+
+def _impl(*leaves: Any, jaxpr: Any, split: _Split, out: Any) -> Sequence[Any]:
+    del split, out
+    return jexc.jaxpr_as_fun(jaxpr)(*leaves)
+
+
+def _abstract_eval(*leaves: Any, jaxpr: Any, split: _Split, out: Any) -> Any:
+    del leaves, split, out
+    return jaxpr.out_avals, jaxpr.effects
+
+
+def _jvp(
+    primals: Sequence[Any], tangents: Sequence[Any], *, jaxpr: Any, split: _Split, out: Any
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    del jaxpr
+    linear_map, arg = split.join(primals)
+    tangent, arg_tangent = split.join_tangents([_none_if_zero(t) for t in tangents])
+    value, value_tangent, aux = linear_map.jvp(tangent, arg, arg_tangent)
+    primals_out = jax.tree.leaves((value, aux))
+    tangents_out = _leaves_like((value_tangent, None), (value, aux))
+    return primals_out, [
+        ad.Zero(jax.typeof(p).to_tangent_aval()) if t is None else t
+        for p, t in zip(primals_out, tangents_out, strict=True)
+    ]
+
+
+def _transpose(
+    cotangents: Sequence[Any], *leaves: Any, jaxpr: Any, split: _Split, out: Any
+) -> Sequence[Any]:
+    del jaxpr
+    unknown = [ad.is_undefined_primal(x) for x in leaves]
+    linear_map, arg = split.join(
+        [x.aval if u else x for x, u in zip(leaves, unknown, strict=True)]
+    )
+    cotangent, _ = jax.tree.unflatten(out, map(_none_if_zero, cotangents))
+    result = _leaves_like(linear_map.transpose(arg, cotangent), arg)
+    result = [None] * split.num_parameters + result
+    return [x if u else None for x, u in zip(result, unknown, strict=True)]
+
+
+class _Batched(AbstractLinearMap):
+    """A batch of linear maps; leaves of the map are batched along `axes` or shared."""
+
+    leaves: list[Any]
+    treedef: Any = eqx.field(static=True)
+    static: Any = eqx.field(static=True)
+    axes: tuple[int | None, ...] = eqx.field(static=True)
+    vmap: Callable[..., Any] = eqx.field(static=True)
+
+    def _map(self, leaves: Sequence[Any]) -> AbstractLinearMap:
+        return eqx.combine(jax.tree.unflatten(self.treedef, leaves), self.static)
+
+    def apply(self, arg: Any) -> tuple[Any, Any]:
+        def one(leaves: Any, arg: Any) -> Any:
+            return self._map(leaves).apply(arg)
+
+        return self.vmap(one, in_axes=(list(self.axes), 0))(self.leaves, arg)
+
+    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any) -> tuple[Any, Any, Any]:
+        def one(leaves: Any, tangent: Any, arg: Any, arg_tangent: Any) -> Any:
+            tangent = jax.tree.unflatten(self.treedef, tangent)
+            return self._map(leaves).jvp(tangent, arg, arg_tangent)
+
+        axes = list(self.axes)
+        return self.vmap(one, in_axes=(axes, axes, 0, 0))(
+            self.leaves, tangent.leaves, arg, arg_tangent
+        )
+
+    def transpose(self, arg: Any, cotangent: Any) -> Any:
+        arg = jax.eval_shape(lambda x: jax.tree.map(lambda y: y[0], x), arg)
+
+        def one(leaves: Any, cotangent: Any) -> Any:
+            return self._map(leaves).transpose(arg, cotangent)
+
+        return self.vmap(one, in_axes=(list(self.axes), 0))(self.leaves, cotangent)
+
+
+def _batch(
+    axis: Any, leaves: Sequence[Any], dims: Sequence[Any], *, jaxpr: Any, split: _Split, out: Any
+) -> tuple[Sequence[Any], Sequence[int]]:
+    del jaxpr, out
+    n = split.num_parameters
+    arg_leaves = [
+        jnp.broadcast_to(x, (axis.size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
+        for x, d in zip(leaves[n:], dims[n:], strict=True)
+    ]
+    _, arg = split.join([*leaves[:n], *arg_leaves])
+    linear_map, _ = split.join_tangents(leaves)
+    batched = _Batched(
+        leaves=list(leaves[:n]),
+        treedef=jax.tree.structure(linear_map),
+        static=split.static[0],
+        axes=tuple(dims[:n]),
+        vmap=ft.partial(jax.vmap, axis_size=axis.size, axis_name=axis.name,
+                        spmd_axis_name=axis.spmd_name),
+    )
+    flat = jax.tree.leaves(batched(arg))
+    return flat, [0] * len(flat)
+
+
+_linear_map_p = jexc.Primitive("linear_map")
+_linear_map_p.multiple_results = True
+_linear_map_p.def_impl(_impl)
+_linear_map_p.def_effectful_abstract_eval(_abstract_eval)
+ad.primitive_jvps[_linear_map_p] = _jvp
+ad.primitive_transposes[_linear_map_p] = _transpose
+batching.fancy_primitive_batchers[_linear_map_p] = _batch
+mlir.register_lowering(_linear_map_p, mlir.lower_fun(_impl, multiple_results=True))

@@ -1,0 +1,1 @@
+"""Operators: the base class, one file a family, and what lineax needs to know."""

@@ -1,0 +1,69 @@
+"""Dense matrices."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact
+
+from .._tree import Structure
+from .base import AbstractOperator
+
+
+class MatrixOperator(AbstractOperator):
+    """A dense matrix acting on arrays of shape `(columns,)`.
+
+    Both products take XLA's fast path: the transposed one is `u @ A`, which on a CPU
+    can be several times faster than `A.T @ u`. Products are at the highest precision,
+    also where a GPU would use TensorFloat-32 by default.
+    """
+
+    matrix: Inexact[Array, "rows columns"]
+    known_tags: frozenset[object] = eqx.field(static=True, default=frozenset())
+
+    def __check_init__(self) -> None:
+        matrix = self.matrix
+        if jnp.ndim(matrix) != 2 or not jnp.issubdtype(matrix.dtype, jnp.inexact):
+            msg = (
+                "`MatrixOperator` needs a two-dimensional array of real or complex "
+                f"floating-point numbers; got shape {jnp.shape(matrix)} and dtype "
+                f"{matrix.dtype}. Convert it, or subclass `lsqflow.AbstractOperator`."
+            )
+            raise ValueError(msg)
+
+    def mv(self, vector: Inexact[Array, " columns"]) -> Inexact[Array, " rows"]:
+        return self._matmul(self.matrix, vector, axis=0)
+
+    def rmv(self, vector: Inexact[Array, " rows"]) -> Inexact[Array, " columns"]:
+        return self._matmul(vector, self.matrix, axis=1)
+
+    def _matmul(self, left: Array, right: Array, axis: int) -> Array:
+        # On an explicit mesh a contraction over a sharded axis must say where its
+        # result lives: like the axis of the matrix that survives.
+        sharding: Any = jax.typeof(self.matrix).sharding
+        explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
+        out = jax.P(sharding.spec[axis]) if explicit else None
+        return jnp.matmul(
+            left, right, precision=jax.lax.Precision.HIGHEST, out_sharding=out
+        )
+
+    def in_structure(self) -> Structure:
+        return jax.ShapeDtypeStruct((self.matrix.shape[1],), self.matrix.dtype)
+
+    def out_structure(self) -> Structure:
+        return jax.ShapeDtypeStruct((self.matrix.shape[0],), self.matrix.dtype)
+
+    def as_matrix(self) -> Inexact[Array, "rows columns"]:
+        return self.matrix
+
+    def tags(self) -> frozenset[object]:
+        return self.known_tags
+
+    def linearise(self) -> AbstractOperator:
+        return self
+
+    def conj(self) -> AbstractOperator:
+        if not jnp.issubdtype(self.matrix.dtype, jnp.complexfloating):
+            return self
+        return MatrixOperator(jnp.conj(self.matrix), self.known_tags)

@@ -1,0 +1,60 @@
+"""What lineax asks of operators, answered once for every subclass.
+
+`functools.singledispatch` follows the method resolution order: a registration on the
+abstract class serves every operator, a user's own included.
+"""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Inexact
+
+from .base import AbstractOperator
+from .matrix import MatrixOperator
+
+
+@lx.linearise.register(AbstractOperator)
+def _(operator: AbstractOperator) -> AbstractOperator:
+    return operator.linearise()
+
+
+@lx.materialise.register(AbstractOperator)
+def _(operator: AbstractOperator) -> AbstractOperator:
+    """A stored matrix where the operator acts between one-dimensional arrays."""
+    ends = (operator.in_structure(), operator.out_structure())
+    if all(isinstance(x, jax.ShapeDtypeStruct) and x.ndim == 1 for x in ends):
+        return MatrixOperator(operator.as_matrix(), operator.tags())
+    return operator.linearise()
+
+
+@lx.conj.register(AbstractOperator)
+def _(operator: AbstractOperator) -> AbstractOperator:
+    return operator.conj()
+
+
+@lx.diagonal.register(AbstractOperator)
+def _(operator: AbstractOperator) -> Inexact[Array, " size"]:
+    return jnp.diagonal(operator.as_matrix())
+
+
+@lx.tridiagonal.register(AbstractOperator)
+def _(operator: AbstractOperator) -> tuple[Array, Array, Array]:
+    matrix = operator.as_matrix()
+    return tuple(jnp.diagonal(matrix, offset=k) for k in (0, -1, 1))
+
+
+_TAGS = {
+    lx.is_symmetric: lx.symmetric_tag,
+    lx.is_diagonal: lx.diagonal_tag,
+    lx.is_tridiagonal: lx.tridiagonal_tag,
+    lx.has_unit_diagonal: lx.unit_diagonal_tag,
+    lx.is_lower_triangular: lx.lower_triangular_tag,
+    lx.is_upper_triangular: lx.upper_triangular_tag,
+    lx.is_positive_semidefinite: lx.positive_semidefinite_tag,
+    lx.is_negative_semidefinite: lx.negative_semidefinite_tag,
+}
+
+for _predicate, _tag in _TAGS.items():
+    _predicate.register(AbstractOperator)(
+        lambda operator, tag=_tag: tag in operator.tags()
+    )

@@ -1,0 +1,1 @@
+"""Solvers: one loop, and one file of scalars for each method."""

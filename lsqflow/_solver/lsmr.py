@@ -1,0 +1,162 @@
+"""LSMR: MINRES on the normal equations, through Golub–Kahan."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import _tree as tree
+from .._krylov.estimates import Estimates, Spectrum
+from .._krylov.givens import givens
+from .._krylov.golub_kahan import Pair
+from .base import AbstractGolubKahanSolver
+
+Scalar = Float[Array, ""]
+
+
+class _Scalars(eqx.Module):
+    # Names as in Fong and Saunders (2011), §2.8 and §3; `d` marks dots, `t` tildes.
+    alphabar: Scalar
+    rho: Scalar
+    rhobar: Scalar
+    cbar: Scalar
+    sbar: Scalar
+    zeta: Scalar
+    zetabar: Scalar
+    betadd: Scalar
+    betad: Scalar
+    rhod: Scalar
+    tautilde: Scalar
+    thetatilde: Scalar
+    damped_part: Scalar
+    residual_norm: Scalar
+    spectrum: Spectrum
+
+
+class _Vectors(eqx.Module):
+    iterate: Pair
+    hbar: Pair
+    h: Pair
+
+
+class LSMR(AbstractGolubKahanSolver):
+    r"""Minimises $\\|Ax - b\\|^2 + \\lambda^2 \\|x\\|^2$; ‖Aᴴr‖ decreases monotonically.
+
+    **Use when** in doubt: the normal residual, which certifies a least-squares
+    solution, falls at every step, so that stopping early is safe.
+    **Avoid when** the operator is a small matrix: a factorisation is faster.
+    **Cost per step:** one product with `A`, one with `Aᴴ`. Stores 4 vectors of the
+    input space and 1 of the output space, and 4 more of the output space where the
+    dual is asked for (XLA removes them where it is not).
+    **Handles:** any shape and rank, real and complex, damping at no cost.
+
+    ??? cite "Reference"
+        ```bibtex
+        @article{fong2011lsmr,
+            author={Fong, David Chin-Lung and Saunders, Michael},
+            title={{LSMR}: An iterative algorithm for sparse least-squares problems},
+            journal={SIAM Journal on Scientific Computing},
+            volume={33}, number={5}, pages={2950--2971}, year={2011},
+        }
+        ```
+    """
+
+    rtol: float | Float[Array, ""] | None = None
+    atol: float | Float[Array, ""] = 0.0
+    max_steps: int | None = None
+    conlim: float | Float[Array, ""] | None = None
+
+    def first_scalars(self, alpha: Scalar, beta: Scalar) -> _Scalars:
+        zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
+        return _Scalars(
+            alphabar=alpha,
+            rho=one,
+            rhobar=one,
+            cbar=one,
+            sbar=zero,
+            zeta=zero,
+            zetabar=alpha * beta,
+            betadd=beta,
+            betad=zero,
+            rhod=one,
+            tautilde=zero,
+            thetatilde=zero,
+            damped_part=zero,
+            residual_norm=beta,
+            spectrum=Spectrum.start(alpha),
+        )
+
+    def first_vectors(self, pair: Pair) -> _Vectors:
+        zero = tree.zeros_like(pair)
+        return _Vectors(iterate=zero, hbar=zero, h=pair)
+
+    def advance(
+        self, old: _Scalars, alpha: Scalar, beta: Scalar, damp: Scalar
+    ) -> tuple[_Scalars, tuple[Scalar, ...]]:
+        # Rotations: damping out (hat), B to R (rho), Rᵀ to R̄ (bar).
+        chat, shat, alphahat = givens(old.alphabar, damp)
+        c, s, rho = givens(alphahat, beta)
+        theta = s * alpha
+        thetabar = old.sbar * rho
+        rhotemp = old.cbar * rho
+        cbar, sbar, rhobar = givens(rhotemp, theta)
+        zeta = cbar * old.zetabar
+
+        # ‖r‖, through the QR factorisation of R̄ᵀ (tilde).
+        betaacute = chat * old.betadd
+        betacheck = shat * old.betadd
+        betahat = c * betaacute
+        betadd = -s * betaacute
+        ctilde, stilde, rhotilde = givens(old.rhod, thetabar)
+        thetatilde = stilde * rhobar
+        rhod = ctilde * rhobar
+        betad = ctilde * betahat - stilde * old.betad
+        tautilde = (old.zeta - old.thetatilde * old.tautilde) * tree.safe_reciprocal(
+            rhotilde
+        )
+        taud = (zeta - thetatilde * tautilde) * tree.safe_reciprocal(rhod)
+        damped_part = old.damped_part + betacheck * betacheck
+        residual_norm = jnp.sqrt(damped_part + (betad - taud) ** 2 + betadd * betadd)
+
+        new = _Scalars(
+            alphabar=c * alpha,
+            rho=rho,
+            rhobar=rhobar,
+            cbar=cbar,
+            sbar=sbar,
+            zeta=zeta,
+            zetabar=-sbar * old.zetabar,
+            betadd=betadd,
+            betad=betad,
+            rhod=rhod,
+            tautilde=tautilde,
+            thetatilde=thetatilde,
+            damped_part=damped_part,
+            residual_norm=residual_norm,
+            spectrum=old.spectrum.update(alpha, beta, old.rhobar, rhotemp),
+        )
+        inverse = tree.safe_reciprocal(rho)
+        inversebar = tree.safe_reciprocal(rhobar)
+        return new, (
+            -thetabar * rho * tree.safe_reciprocal(old.rho * old.rhobar),
+            zeta * inverse * inversebar,
+            -theta * inverse,
+        )
+
+    def combine(
+        self, old: _Vectors, coefficients: tuple[Scalar, ...], pair: Pair
+    ) -> _Vectors:
+        to_hbar, to_iterate, to_h = coefficients
+        hbar = tree.axpy(to_hbar, old.hbar, old.h)
+        return _Vectors(
+            iterate=tree.axpy(to_iterate, hbar, old.iterate),
+            hbar=hbar,
+            h=tree.axpy(to_h, old.h, pair),
+        )
+
+    def estimates(self, scalars: _Scalars) -> Estimates:
+        return Estimates(
+            residual_norm=scalars.residual_norm,
+            normal_residual_norm=jnp.abs(scalars.zetabar),
+            operator_norm=scalars.spectrum.norm,
+            condition=scalars.spectrum.condition,
+        )
