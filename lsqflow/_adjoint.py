@@ -12,6 +12,7 @@ $P_{A^T}$ backward, once each. The derivation is in docs/devdocs/calculus.md.
 """
 
 import abc
+import math
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from . import _tree as tree
 from ._linear_map import AbstractLinearMap, Lazy
 from ._operator.base import AbstractOperator
 from ._solution import PrimalDual, is_failure
+from ._solver.base import AbstractSolver
 from ._solver.run import run
 from ._tree import Vector
 
@@ -53,10 +55,7 @@ class _Problem(eqx.Module):
     def run(self, vector: Vector) -> tuple[PrimalDual, dict[str, Any]]:
         """Solve now; raise if that fails and the solve is to throw."""
         solution, stats = run(self.solver, self.operator, vector, self.damp)
-        if self.throw:
-            reason = stats["stop_reason"]
-            solution = reason.error_if(solution, is_failure(reason))
-        return solution, stats
+        return _checked(solution, stats, self.throw), stats
 
     def primal_dual(self, vector: Vector) -> PrimalDual:
         """`P_A b`, differentiable."""
@@ -67,6 +66,11 @@ class _Problem(eqx.Module):
         if c is None and d is None and s is None:
             return None
         return _L(self)((c, d, s))[0]
+
+
+def _checked(solution: PrimalDual, stats: dict[str, Any], throw: bool) -> PrimalDual:
+    reason = stats["stop_reason"]
+    return reason.error_if(solution, is_failure(reason)) if throw else solution
 
 
 class _P(AbstractLinearMap):
@@ -342,3 +346,53 @@ ImplicitAdjoint.__init__.__doc__ = """**Arguments:**
 - `solver`: who solves for derivatives, such as the same method with other tolerances;
     `None` for the solver of the problem itself.
 """
+
+
+class UnrolledAdjoint(AbstractAdjoint):
+    """Derivatives of the iterations themselves, by checkpointed backpropagation.
+
+    These are the derivatives of the iterate that a truncated solve returns, not of the
+    solution. A gradient costs more than twice the steps, and memory for about
+    `2 √max_steps` iterates; set the solver's `max_steps` to what is needed, since the
+    loop is laid out for that many. Forward and reverse mode; needs an iterative solver.
+    """
+
+    def solve(
+        self,
+        operator: AbstractOperator,
+        vector: Vector,
+        damp: Scalar | None,
+        solver: lx.AbstractLinearSolver,
+        *,
+        throw: bool,
+    ) -> tuple[PrimalDual, dict[str, Any]]:
+        if not isinstance(solver, AbstractSolver):
+            raise TypeError(
+                "`UnrolledAdjoint` differentiates the iterations of an lsqflow solver, "
+                f"such as `lsqflow.LSMR`; got {type(solver).__name__}."
+            )
+        solution, stats = solver.run(operator, vector, damp, loop=_checkpointed_loop)
+        return _checked(solution, stats, throw), stats
+
+
+def _checkpointed_loop(cond: Any, body: Any, carry: Any, max_steps: int) -> Any:
+    """A differentiable `while_loop`: chunks of √max_steps steps, recomputed backward."""
+    length = math.isqrt(max(max_steps, 1) - 1) + 1
+    dynamic, static = eqx.partition(carry, eqx.is_array)
+
+    def step(dynamic: Any, _: None) -> tuple[Any, None]:
+        carry = eqx.combine(dynamic, static)
+        new = eqx.filter(body(carry), eqx.is_array)
+        return tree.where(cond(carry), new, dynamic), None
+
+    @jax.checkpoint
+    def chunk(dynamic: Any) -> Any:
+        return jax.lax.scan(step, dynamic, length=length)[0]
+
+    def chunk_if_needed(dynamic: Any, _: None) -> tuple[Any, None]:
+        needed = cond(eqx.combine(dynamic, static))
+        return jax.lax.cond(needed, chunk, lambda x: x, dynamic), None
+
+    chunks = -(-max_steps // length)
+    dynamic, _ = jax.lax.scan(chunk_if_needed, dynamic, length=chunks)
+    return eqx.combine(dynamic, static)

@@ -57,8 +57,8 @@ class StopReason(eqx.Enumeration):
         "(`lf.LSMR`, `lf.SVD`)."
     )
     failed = (
-        "The lineax solver that was asked to do the work reported a failure; see "
-        "`Solution.result` for its own account."
+        "The lineax solver that was asked to do the work reported a failure: a singular "
+        "operator, or a method that does not fit it. Use `lsqflow.LSMR` or `lsqflow.SVD`."
     )
 
 
@@ -78,6 +78,20 @@ def result_of(reason: StopReason) -> lx.RESULTS:
     for listed, outcome in _RESULTS:
         result = lx.RESULTS.where(reason == listed, outcome, result)
     return result
+
+
+def from_lineax(result: lx.RESULTS) -> StopReason:
+    """The stop reason for the result of one of lineax's own solvers."""
+    reason = StopReason.where(
+        result == lx.RESULTS.successful, StopReason.direct, StopReason.failed
+    )
+    for outcome, listed in (
+        (lx.RESULTS.max_steps_reached, StopReason.max_steps_reached),
+        (lx.RESULTS.conlim, StopReason.condition_limit),
+        (lx.RESULTS.nonfinite_input, StopReason.nonfinite_input),
+    ):
+        reason = StopReason.where(result == outcome, listed, reason)
+    return reason
 
 
 def is_failure(reason: StopReason) -> Bool[Array, ""]:

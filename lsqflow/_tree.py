@@ -102,7 +102,7 @@ def norm(tree: Vector) -> Scalar:
     """The Euclidean norm, in the scalar dtype; zero for an empty tree."""
     dtype = scalar_dtype(tree)
     squares = [jnp.sum(_abs2(x)).astype(dtype) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares[1:], squares[0])) if squares else jnp.zeros((), dtype)
+    return safe_sqrt(sum(squares[1:], squares[0])) if squares else jnp.zeros((), dtype)
 
 
 def inner(x: Vector, y: Vector) -> Scalar:
@@ -167,6 +167,12 @@ def zeros_like(x: Vector) -> Vector:
 def where(pred: Scalar, x: Vector, y: Vector) -> Vector:
     """Leafwise `jnp.where` with a scalar predicate."""
     return jax.tree.map(lambda a, b: jnp.where(pred, a, b), x, y)
+
+
+def safe_sqrt(a: Scalar) -> Scalar:
+    """`√a`, with derivative 0 at 0: steps after convergence do not breed NaN."""
+    zero = a == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, a)))
 
 
 def safe_reciprocal(a: Scalar) -> Scalar:

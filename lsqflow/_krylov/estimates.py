@@ -51,7 +51,7 @@ class Spectrum(eqx.Module):
             norm_squared=norm_squared + alpha * alpha,
             largest=largest,
             smallest=smallest,
-            norm=jnp.sqrt(norm_squared),
+            norm=tree.safe_sqrt(norm_squared),
             condition=jnp.maximum(largest, rhotemp)
             * tree.safe_reciprocal(jnp.minimum(smallest, rhotemp)),
         )

@@ -106,7 +106,11 @@ def verdict(
     broken = ~finite & (reason != StopReason.nonfinite_input)
     reason = StopReason.where(broken, StopReason.nonfinite, reason)
 
-    dual = _finish_dual(iterate.q, residual, damp, reason, residual_norm, noise, consistent)
+    if damp is None:
+        inconsistent = least_squares & ~consistent
+        dual = _without_residual(iterate.q, residual, claimed & inconsistent)
+    else:
+        dual = _with_null_part(iterate.q, residual, damp, noise)
     stats = {
         "residual_norm": residual_norm,
         "normal_residual_norm": normal_residual_norm,
@@ -117,32 +121,25 @@ def verdict(
     return PrimalDual(x, dual, residual), stats
 
 
-def _finish_dual(
-    y: Vector,
-    residual: Vector,
-    damp: Scalar | None,
-    reason: StopReason,
-    residual_norm: Scalar,
-    noise: Scalar,
-    consistent: Array,
-) -> Vector:
-    r"""Give the recurrence's `y` its component in null(Aᴴ), on which `Aᴴ y = x` is silent.
+def _without_residual(y: Vector, residual: Vector, inconsistent: Array) -> Vector:
+    """Undamped: `y` is orthogonal to null(Aᴴ).
 
-    Undamped, that component is zero, and the recurrence leaves a multiple of `r`; but
-    where the system is consistent, `r` is rounding noise and nothing is removed.
-    Damped, it is that of `r / λ²`, and the rest of `r / λ²` is less accurate than `y`:
-    the gap `e = r − λ² y` is added only where it is above rounding.
+    The recurrence leaves a multiple of `r` where the system is inconsistent. Where it
+    is consistent, `r` is rounding noise, and projecting on noise destroys `y`.
     """
-    inconsistent = (
-        (reason == StopReason.least_squares) | (reason == StopReason.precision)
-    ) & ~consistent
-    square = tree.inner(residual, residual)
-    share = tree.inner(residual, y) * tree.safe_reciprocal(square)
-    share = jnp.where(inconsistent, share, 0)
-    if damp is None:
-        return tree.axpy(-share, residual, y)
+    share = tree.inner(residual, y) * tree.safe_reciprocal(
+        tree.inner(residual, residual)
+    )
+    return tree.axpy(jnp.where(inconsistent, -share, 0), residual, y)
+
+
+def _with_null_part(y: Vector, residual: Vector, damp: Scalar, noise: Scalar) -> Vector:
+    """Damped: `y = r / λ²`, of which the recurrence has only the part in range(A).
+
+    It has that part to higher accuracy than `r / λ²`, by up to (‖A‖ / λ)². So the gap
+    `e = r − λ² y` is added only where it is above rounding, that is, where there is a
+    part in null(Aᴴ).
+    """
     gap = tree.axpy(-damp * damp, y, residual)
-    inverse = tree.safe_reciprocal(damp * damp)
-    weight = jnp.where(tree.norm(gap) > noise, inverse, 0)
-    del residual_norm
-    return tree.axpy(weight, gap, tree.axpy(-jnp.where(damp == 0, share, 0), residual, y))
+    weight = jnp.where(tree.norm(gap) > noise, tree.safe_reciprocal(damp * damp), 0)
+    return tree.axpy(weight, gap, y)

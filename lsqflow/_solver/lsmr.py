@@ -115,7 +115,7 @@ class LSMR(AbstractGolubKahanSolver):
         )
         taud = (zeta - thetatilde * tautilde) * tree.safe_reciprocal(rhod)
         damped_part = old.damped_part + betacheck * betacheck
-        residual_norm = jnp.sqrt(damped_part + (betad - taud) ** 2 + betadd * betadd)
+        residual_norm = tree.safe_sqrt(damped_part + (betad - taud) ** 2 + betadd * betadd)
 
         new = _Scalars(
             alphabar=c * alpha,

@@ -92,7 +92,7 @@ class LSQR(AbstractGolubKahanSolver):
             rhoflat=-c * alpha,
             phiflat=phiflat,
             damped_part=damped_part,
-            residual_norm=jnp.sqrt(phiflat * phiflat + damped_part),
+            residual_norm=tree.safe_sqrt(phiflat * phiflat + damped_part),
             normal_residual_norm=alpha * jnp.abs(s * phi),
             rhobar=rhobar,
             cbar=cbar,

@@ -1,0 +1,102 @@
+"""The dot test: is `rmv` the transpose of `mv`?"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Key
+
+from .. import _tree as tree
+from .._tree import Structure, Vector
+from .convert import as_operator
+
+
+@dataclasses.dataclass(frozen=True)
+class AdjointReport:
+    """What [`lsqflow.check_adjoint`][] found; true if all is well."""
+
+    adjoint_error: float
+    linearity_error: float
+    tolerance: float
+    in_structure: Structure
+    out_structure: Structure
+
+    def __bool__(self) -> bool:
+        return max(self.adjoint_error, self.linearity_error) <= self.tolerance
+
+    def __str__(self) -> str:
+        def line(name: str, error: float) -> str:
+            verdict = "ok" if error <= self.tolerance else "WRONG"
+            return f"{name:<28}{error:9.1e}  (at most {self.tolerance:.1e})  {verdict}"
+
+        return "\n".join(
+            (
+                f"operator from {self.in_structure}",
+                f"           to {self.out_structure}",
+                line("⟨A v, u⟩ = ⟨v, Aᴴ u⟩", self.adjoint_error),
+                line("A (v + 2 w) = A v + 2 A w", self.linearity_error),
+            )
+        )
+
+
+def check_adjoint(
+    operator: lx.AbstractLinearOperator | Array, key: Key[Array, ""]
+) -> AdjointReport:
+    """Test with random vectors that `rmv` is the transpose of `mv`, and `mv` linear.
+
+    A wrong transpose is the commonest mistake in a custom operator. Solvers then stall
+    or, worse, converge to something else.
+
+    **Arguments:**
+
+    - `operator`: an operator, a lineax operator or a matrix.
+    - `key`: a key for the random vectors.
+
+    **Returns:** an `AdjointReport`: print it, or use it as a boolean. Errors are
+    relative to ‖A v‖ ‖u‖ and the tolerance follows from dtype and size.
+
+    **Raises:** `ValueError` if `rmv` returns another structure than `in_structure`.
+    """
+    operator = as_operator(operator)
+    input, output = operator.in_structure(), operator.out_structure()
+    keys = jax.random.split(key, 3)
+    v, w, u = (
+        _random(k, s) for k, s in zip(keys, (input, input, output), strict=True)
+    )
+    Av, Aw, Au = operator.mv(v), operator.mv(w), operator.rmv(tree.conj(u))
+    got = tree.structure(Au)
+    if got != input:
+        raise ValueError(
+            f"`rmv` must return the structure of the input, {input}; it returned {got}."
+        )
+    scale = tree.norm(Av) * tree.norm(u) + tree.norm(v) * tree.norm(Au)
+    gap = jnp.abs(_dot(tree.conj(u), Av) - _dot(Au, v))
+    two = jnp.full((), 2, tree.scalar_dtype(v))
+    expected = tree.axpy(two, Aw, Av)
+    linear = tree.norm(tree.sub(operator.mv(tree.axpy(two, w, v)), expected))
+    eps = float(jnp.finfo(tree.storage_dtype((v, u))).eps)
+    return AdjointReport(
+        adjoint_error=float(gap * tree.safe_reciprocal(scale)),
+        linearity_error=float(linear * tree.safe_reciprocal(tree.norm(expected))),
+        tolerance=10 * eps * max(tree.size(v), tree.size(u)) ** 0.5,
+        in_structure=input,
+        out_structure=output,
+    )
+
+
+def _random(key: Key[Array, ""], structure: Structure) -> Vector:
+    leaves, treedef = jax.tree.flatten(structure)
+    keys = jax.random.split(key, len(leaves))
+    return treedef.unflatten(
+        [
+            jax.random.normal(k, x.shape, x.dtype)
+            for k, x in zip(keys, leaves, strict=True)
+        ]
+    )
+
+
+def _dot(x: Vector, y: Vector) -> Array:
+    """Σ xᵢ yᵢ, without conjugation."""
+    products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y))
+    return jnp.sum(jnp.stack([jnp.asarray(p, products[0].dtype) for p in products]))
