@@ -18,40 +18,66 @@ class Estimates(eqx.Module):
     residual_norm: Scalar
     normal_residual_norm: Scalar
     operator_norm: Scalar
-    condition: Scalar
+    largest: Scalar
+    smallest: Scalar
+    inverse_norm: Scalar
+
+    @property
+    def condition(self) -> Scalar:
+        """The estimate of cond(A)."""
+        return self.largest * tree.safe_reciprocal(self.smallest)
 
 
 class Spectrum(eqx.Module):
-    """‖A‖ (Frobenius) and cond(A) from the bidiagonal and from R̄; Fong–Saunders §3.
+    """‖A‖ (Frobenius), cond(A) and ‖A⁺‖ from scalars of the recurrences.
 
-    Both grow towards the true values as the process sees more of the operator.
+    The first two are those of Fong and Saunders (2011), §3: from the bidiagonal, and
+    the ratio of extreme entries of R̄. The third is a bound from below, max ‖d_k‖, where
+    `A d_k` is a unit vector: `D = V R⁻¹` has columns `d_k = h_k / ρ_k`, and
+    `‖h_{k+1}‖² = 1 + (θ_{k+1} / ρ_k)² ‖h_k‖²`. All grow as the process sees more of the
+    operator. The current step, which may be a breakdown, counts in none of the minima.
     """
 
     norm_squared: Scalar
+    norm: Scalar
+    finished: tuple[Scalar, Scalar]
     largest: Scalar
     smallest: Scalar
-    norm: Scalar
-    condition: Scalar
+    h_squared: Scalar
+    d_squared: Scalar
+    inverse_norm_squared: Scalar
 
     @classmethod
     def start(cls, alpha: Scalar) -> "Spectrum":
         """Before the first step."""
-        zero, infinity = jnp.zeros_like(alpha), jnp.full_like(alpha, jnp.inf)
-        return cls(alpha * alpha, zero, infinity, alpha, jnp.ones_like(alpha))
+        zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
+        nothing = (zero, jnp.full_like(alpha, jnp.inf))
+        return cls(alpha * alpha, alpha, nothing, alpha, alpha, one, zero, zero)
 
     def update(
-        self, alpha: Scalar, beta: Scalar, rhobar: Scalar, rhotemp: Scalar
+        self,
+        bidiagonal: tuple[Scalar, Scalar],
+        upper: tuple[Scalar, Scalar],
+        rhobar: Scalar,
+        rhotemp: Scalar,
     ) -> "Spectrum":
-        """From `α_{k+1}`, `β_{k+1}`, the last finished R̄ entry and the current one."""
-        first = self.largest == 0  # the entry before the first one is a placeholder
-        smallest = jnp.where(first, self.smallest, jnp.minimum(self.smallest, rhobar))
-        largest = jnp.maximum(self.largest, rhobar)
+        """From `(α_{k+1}, β_{k+1})`, `(ρ_k, θ_{k+1})`, and R̄'s last and current entry."""
+        (alpha, beta), (rho, theta) = bidiagonal, upper
+        largest, smallest = self.finished
+        first = largest == 0  # the entry before the first one is a placeholder
+        smallest = jnp.where(first, smallest, jnp.minimum(smallest, rhobar))
+        largest = jnp.maximum(largest, rhobar)
         norm_squared = self.norm_squared + beta * beta
+        inverse = tree.safe_reciprocal(rho)
         return Spectrum(
             norm_squared=norm_squared + alpha * alpha,
-            largest=largest,
-            smallest=smallest,
             norm=tree.safe_sqrt(norm_squared),
-            condition=jnp.maximum(largest, rhotemp)
-            * tree.safe_reciprocal(jnp.minimum(smallest, rhotemp)),
+            finished=(largest, smallest),
+            largest=jnp.maximum(largest, rhotemp),
+            smallest=jnp.minimum(smallest, rhotemp),
+            h_squared=1 + (theta * inverse) ** 2 * self.h_squared,
+            d_squared=self.h_squared * inverse * inverse,
+            inverse_norm_squared=jnp.maximum(
+                self.inverse_norm_squared, self.d_squared
+            ),
         )

@@ -19,6 +19,9 @@ Scalar = Float[Array, ""]
 _SLACK = 10.0
 # Residuals below this many units of rounding, relative to ‖A‖ ‖x‖ + ‖b‖, are noise.
 _NOISE = 10.0
+# A solve that asks for more than half the digits of its dtype, and has an estimated
+# error of this much of its solution, has failed, however small its residuals are.
+_NO_DIGITS = 0.02
 
 
 class Tolerances(eqx.Module):
@@ -44,7 +47,7 @@ class Tolerances(eqx.Module):
         size = now.operator_norm * solution_norm + vector_norm
         normal_size = now.operator_norm * now.residual_norm
         rules = (
-            (now.condition >= self.conlim, StopReason.condition_limit),
+            (now.largest >= self.conlim * now.smallest, StopReason.condition_limit),
             (
                 (now.normal_residual_norm <= 0.5 * self.eps * normal_size)
                 | (now.residual_norm <= 0.5 * self.eps * size),
@@ -99,9 +102,15 @@ def verdict(
         | (reason == StopReason.least_squares)
         | (reason == StopReason.precision)
     )
-    reason = StopReason.where(
-        claimed & ~(consistent | least_squares), StopReason.inaccurate, reason
-    )
+    # x* − x = A⁺ r = (Aᴴ A)⁺ (normal residual), bounded by what is known of ‖A⁺‖.
+    inverse_norm = estimates.inverse_norm
+    error = jnp.minimum(
+        damped_norm * inverse_norm, normal_residual_norm * inverse_norm * inverse_norm
+    ) * tree.safe_reciprocal(solution_norm)
+    demanding = tolerances.rtol < tolerances.eps**0.5
+    hollow = demanding & (error > _NO_DIGITS)
+    false_claim = claimed & (~(consistent | least_squares) | hollow)
+    reason = StopReason.where(false_claim, StopReason.inaccurate, reason)
     finite = jnp.isfinite(normal_residual_norm) & jnp.isfinite(solution_norm)
     broken = ~finite & (reason != StopReason.nonfinite_input)
     reason = StopReason.where(broken, StopReason.nonfinite, reason)
@@ -116,6 +125,7 @@ def verdict(
         "normal_residual_norm": normal_residual_norm,
         "operator_norm": estimates.operator_norm,
         "condition": estimates.condition,
+        "relative_error": error,
         "stop_reason": reason,
     }
     return PrimalDual(x, dual, residual), stats

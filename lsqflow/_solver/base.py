@@ -133,7 +133,7 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
 
     @abc.abstractmethod
     def advance(
-        self, old: _Scalars, alpha: Scalar, beta: Scalar, damp: Scalar
+        self, old: _Scalars, alpha: Scalar, beta: Scalar, damp: Scalar | None
     ) -> tuple[_Scalars, tuple[Scalar, ...]]:
         """From `α_{k+1}`, `β_{k+1}`: the next scalars and the coefficients."""
 
@@ -172,19 +172,20 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
         operator, vector = tree.vary((operator, vector), axes)
         operator = operator.linearise()
         process = GolubKahan.start(operator, vector)
-        damping = jnp.zeros_like(process.beta) if damp is None else damp
         tolerances = self.tolerances(operator, vector)
         vector_norm = process.beta
         max_steps = _default_steps(operator) if self.max_steps is None else self.max_steps
 
-        scalars = self.first_scalars(process.alpha, process.beta)
+        pack, unpack = _packing(scalars := self.first_scalars(process.alpha, process.beta))
         trivial = process.alpha * process.beta == 0
         reason = StopReason.where(trivial, StopReason.trivial, StopReason.running)
-        finite = jnp.isfinite(process.alpha) & jnp.isfinite(damping)
+        finite = jnp.isfinite(process.alpha)
+        if damp is not None:
+            finite &= jnp.isfinite(damp)
         reason = StopReason.where(finite, reason, StopReason.nonfinite_input)
         carry = _Carry(
             process=process,
-            scalars=scalars,
+            scalars=pack(scalars),
             vectors=self.first_vectors(process.pair),
             num_steps=jnp.zeros((), jnp.int32),
             reason=reason,
@@ -197,13 +198,13 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
         def step(carry: _Carry) -> _Carry:
             process = carry.process.step(operator)
             scalars, coefficients = self.advance(
-                carry.scalars, process.alpha, process.beta, damping
+                unpack(carry.scalars), process.alpha, process.beta, damp
             )
             vectors = self.combine(carry.vectors, coefficients, process.pair)
             reason = tolerances.reason(
                 self.estimates(scalars), tree.norm(vectors.iterate.v), vector_norm
             )
-            return _Carry(process, scalars, vectors, carry.num_steps + 1, reason)
+            return _Carry(process, pack(scalars), vectors, carry.num_steps + 1, reason)
 
         carry = loop(unfinished, step, carry, max_steps)
         reason = StopReason.where(
@@ -216,11 +217,26 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
             vector,
             damp,
             carry.vectors.iterate,
-            self.estimates(carry.scalars),
+            self.estimates(unpack(carry.scalars)),
             tolerances,
             reason,
         )
         return solution, {"num_steps": carry.num_steps, **verified}
+
+
+def _packing(
+    example: _Scalars,
+) -> tuple[Callable[[_Scalars], Array], Callable[[Array], _Scalars]]:
+    """To one array and back: a loop carry of twenty scalars costs twenty copies."""
+    treedef = jax.tree.structure(example)
+
+    def pack(scalars: _Scalars) -> Array:
+        return jnp.stack(jax.tree.leaves(scalars))
+
+    def unpack(packed: Array) -> _Scalars:
+        return jax.tree.unflatten(treedef, list(packed))
+
+    return pack, unpack
 
 
 def _default_steps(operator: AbstractOperator) -> int:

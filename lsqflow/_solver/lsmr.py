@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from .. import _tree as tree
 from .._krylov.estimates import Estimates, Spectrum
-from .._krylov.givens import givens
+from .._krylov.givens import givens, undamp
 from .._krylov.golub_kahan import Pair
 from .base import AbstractGolubKahanSolver
 
@@ -90,10 +90,10 @@ class LSMR(AbstractGolubKahanSolver):
         return _Vectors(iterate=zero, hbar=zero, h=pair)
 
     def advance(
-        self, old: _Scalars, alpha: Scalar, beta: Scalar, damp: Scalar
+        self, old: _Scalars, alpha: Scalar, beta: Scalar, damp: Scalar | None
     ) -> tuple[_Scalars, tuple[Scalar, ...]]:
         # Rotations: damping out (hat), B to R (rho), Rᵀ to R̄ (bar).
-        chat, shat, alphahat = givens(old.alphabar, damp)
+        betaacute, betacheck, alphahat = undamp(old.betadd, old.alphabar, damp)
         c, s, rho = givens(alphahat, beta)
         theta = s * alpha
         thetabar = old.sbar * rho
@@ -102,8 +102,6 @@ class LSMR(AbstractGolubKahanSolver):
         zeta = cbar * old.zetabar
 
         # ‖r‖, through the QR factorisation of R̄ᵀ (tilde).
-        betaacute = chat * old.betadd
-        betacheck = shat * old.betadd
         betahat = c * betaacute
         betadd = -s * betaacute
         ctilde, stilde, rhotilde = givens(old.rhod, thetabar)
@@ -132,7 +130,9 @@ class LSMR(AbstractGolubKahanSolver):
             thetatilde=thetatilde,
             damped_part=damped_part,
             residual_norm=residual_norm,
-            spectrum=old.spectrum.update(alpha, beta, old.rhobar, rhotemp),
+            spectrum=old.spectrum.update(
+                (alpha, beta), (rho, theta), old.rhobar, rhotemp
+            ),
         )
         inverse = tree.safe_reciprocal(rho)
         inversebar = tree.safe_reciprocal(rhobar)
@@ -158,5 +158,7 @@ class LSMR(AbstractGolubKahanSolver):
             residual_norm=scalars.residual_norm,
             normal_residual_norm=jnp.abs(scalars.zetabar),
             operator_norm=scalars.spectrum.norm,
-            condition=scalars.spectrum.condition,
+            largest=scalars.spectrum.largest,
+            smallest=scalars.spectrum.smallest,
+            inverse_norm=tree.safe_sqrt(scalars.spectrum.inverse_norm_squared),
         )

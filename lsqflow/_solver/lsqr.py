@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from .. import _tree as tree
 from .._krylov.estimates import Estimates, Spectrum
-from .._krylov.givens import givens
+from .._krylov.givens import givens, undamp
 from .._krylov.golub_kahan import Pair
 from .base import AbstractGolubKahanSolver
 
@@ -77,15 +77,15 @@ class LSQR(AbstractGolubKahanSolver):
         return _Vectors(iterate=tree.zeros_like(pair), w=pair)
 
     def advance(
-        self, old: _Scalars, alpha: Scalar, beta: Scalar, damp: Scalar
+        self, old: _Scalars, alpha: Scalar, beta: Scalar, damp: Scalar | None
     ) -> tuple[_Scalars, tuple[Scalar, ...]]:
         # Rotations: damping out (hat), B to R.
-        chat, shat, rhohat = givens(old.rhoflat, damp)
+        phihat, psi, rhohat = undamp(old.phiflat, old.rhoflat, damp)
         c, s, rho = givens(rhohat, beta)
         theta = s * alpha
-        phi = c * chat * old.phiflat
-        phiflat = s * chat * old.phiflat
-        damped_part = old.damped_part + (shat * old.phiflat) ** 2
+        phi = c * phihat
+        phiflat = s * phihat
+        damped_part = old.damped_part + psi * psi
         rhotemp = old.cbar * rho
         cbar, sbar, rhobar = givens(rhotemp, theta)
         new = _Scalars(
@@ -97,7 +97,9 @@ class LSQR(AbstractGolubKahanSolver):
             rhobar=rhobar,
             cbar=cbar,
             sbar=sbar,
-            spectrum=old.spectrum.update(alpha, beta, old.rhobar, rhotemp),
+            spectrum=old.spectrum.update(
+                (alpha, beta), (rho, theta), old.rhobar, rhotemp
+            ),
         )
         inverse = tree.safe_reciprocal(rho)
         return new, (phi * inverse, -theta * inverse)
@@ -116,5 +118,7 @@ class LSQR(AbstractGolubKahanSolver):
             residual_norm=scalars.residual_norm,
             normal_residual_norm=scalars.normal_residual_norm,
             operator_norm=scalars.spectrum.norm,
-            condition=scalars.spectrum.condition,
+            largest=scalars.spectrum.largest,
+            smallest=scalars.spectrum.smallest,
+            inverse_norm=tree.safe_sqrt(scalars.spectrum.inverse_norm_squared),
         )

@@ -83,6 +83,7 @@ def _run_lineax(
         "normal_residual_norm": normal_residual_norm,
         "operator_norm": operator_norm,
         "condition": jnp.full_like(residual_norm, jnp.nan),
+        "relative_error": jnp.full_like(residual_norm, jnp.nan),
         "stop_reason": reason,
     }
     return PrimalDual(x, y, residual), stats
