@@ -68,9 +68,18 @@ class _Problem(eqx.Module):
         return _L(self)((c, d, s))[0]
 
 
-def _checked(solution: PrimalDual, stats: dict[str, Any], throw: bool) -> PrimalDual:
+def _checked(solution: PrimalDual, stats: dict[str, Any], throw: bool) -> PrimalDual:  # noqa: FBT001
+    """The solution; raising at run time if it failed and `throw` is true.
+
+    The error hangs on a scalar of its own, so that no vector passes through the host,
+    whatever its size and sharding.
+    """
+    if not throw:
+        return solution
     reason = stats["stop_reason"]
-    return reason.error_if(solution, is_failure(reason)) if throw else solution
+    token = reason.error_if(jnp.zeros(()), is_failure(reason))
+    solution, _ = jax.lax.optimization_barrier((solution, token))
+    return solution
 
 
 class _P(AbstractLinearMap):

@@ -197,23 +197,31 @@ class _Batched(AbstractLinearMap):
 
 
 def _batch(
-    axis: Any, leaves: Sequence[Any], dims: Sequence[Any], *, jaxpr: Any, split: _Split, out: Any
-) -> tuple[Sequence[Any], Sequence[int]]:
-    del jaxpr, out
+    axis: Any, leaves: Sequence[Any], dims: Sequence[Any], **params: Any
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    if all(d is None for d in dims):
+        flat = _linear_map_p.bind(*leaves, **params)
+        return flat, [None] * len(flat)
+    split: _Split = params["split"]
     n = split.num_parameters
-    arg_leaves = [
+    # A shared argument of batched maps has a batch of cotangents: batch it as well.
+    batch = [
         jnp.broadcast_to(x, (axis.size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
         for x, d in zip(leaves[n:], dims[n:], strict=True)
     ]
-    _, arg = split.join([*leaves[:n], *arg_leaves])
+    _, arg = split.join([*leaves[:n], *batch])
     linear_map, _ = split.join_tangents(leaves)
     batched = _Batched(
         leaves=list(leaves[:n]),
         treedef=jax.tree.structure(linear_map),
         static=split.static[0],
         axes=tuple(dims[:n]),
-        vmap=ft.partial(jax.vmap, axis_size=axis.size, axis_name=axis.name,
-                        spmd_axis_name=axis.spmd_name),
+        vmap=ft.partial(
+            jax.vmap,
+            axis_size=axis.size,
+            axis_name=axis.name,
+            spmd_axis_name=axis.spmd_name,
+        ),
     )
     flat = jax.tree.leaves(batched(arg))
     return flat, [0] * len(flat)

@@ -82,6 +82,9 @@ def _lstsq(
     adjoint: AbstractAdjoint,
     throw: bool,  # noqa: FBT001
 ) -> Solution:
+    if any(map(tree.explicit_sharding, jax.tree.leaves((operator, vector)))):
+        guess = tree.zeros(operator.in_structure())
+        vector = tree.reshard_like(vector, lambda: operator.mv(guess))
     problem, back = (operator, vector, damp), None
     if x0 is not None:
         problem, back = warm_start(operator, vector, damp, x0)

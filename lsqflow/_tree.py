@@ -5,6 +5,7 @@ complex vectors, and at least float32, also for bfloat16 storage.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -179,6 +180,23 @@ def safe_reciprocal(a: Scalar) -> Scalar:
     """`1 / a`, and 0 where `a` is 0: a breakdown ends in zero vectors, not in NaN."""
     zero = a == 0
     return jnp.where(zero, 0, 1 / jnp.where(zero, 1, a))
+
+
+def explicit_sharding(x: Any) -> Any:
+    """The sharding in the type of an array on an explicit mesh; `None` elsewhere."""
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    axes = () if sharding is None else sharding.mesh.axis_types
+    return sharding if jax.sharding.AxisType.Explicit in axes else None
+
+
+def reshard_like(x: Vector, example: Callable[[], Vector]) -> Vector:
+    """`x`, on an explicit mesh sharded as `example()` would be."""
+
+    def leaf(v: Array, like: jax.ShapeDtypeStruct) -> Array:
+        sharding = getattr(like, "sharding", None)
+        return v if sharding is None else jax.sharding.reshard(v, sharding)
+
+    return jax.tree.map(leaf, x, jax.eval_shape(example))
 
 
 def _varying(x: Any) -> frozenset[Any]:

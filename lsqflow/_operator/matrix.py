@@ -1,12 +1,11 @@
 """Dense matrices."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from .. import _tree as tree
 from .._tree import Structure
 from .base import AbstractOperator
 
@@ -41,9 +40,8 @@ class MatrixOperator(AbstractOperator):
     def _matmul(self, left: Array, right: Array, axis: int) -> Array:
         # On an explicit mesh a contraction over a sharded axis must say where its
         # result lives: like the axis of the matrix that survives.
-        sharding: Any = jax.typeof(self.matrix).sharding
-        explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
-        out = jax.P(sharding.spec[axis]) if explicit else None
+        sharding = tree.explicit_sharding(self.matrix)
+        out = None if sharding is None else jax.P(sharding.spec[axis])
         return jnp.matmul(
             left, right, precision=jax.lax.Precision.HIGHEST, out_sharding=out
         )
