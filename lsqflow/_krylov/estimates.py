@@ -64,9 +64,11 @@ class Spectrum(eqx.Module):
         """From `(α_{k+1}, β_{k+1})`, `(ρ_k, θ_{k+1})`, and R̄'s last and current entry."""
         (alpha, beta), (rho, theta) = bidiagonal, upper
         largest, smallest = self.finished
-        first = largest == 0  # the entry before the first one is a placeholder
+        # R̄'s entry before the first is a placeholder; SciPy counts it, and so reports
+        # a condition of 1 / ‖A‖ for small operators.
+        first = self.d_squared == 0
         smallest = jnp.where(first, smallest, jnp.minimum(smallest, rhobar))
-        largest = jnp.maximum(largest, rhobar)
+        largest = jnp.where(first, largest, jnp.maximum(largest, rhobar))
         norm_squared = self.norm_squared + beta * beta
         inverse = tree.safe_reciprocal(rho)
         return Spectrum(

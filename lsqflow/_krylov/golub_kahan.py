@@ -15,7 +15,7 @@ dual $y$ with $A^H y = x$. Recurrences therefore see *pairs* $(v_k, q_k)$, one p
 and never look inside.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -26,6 +26,7 @@ from .._tree import Vector
 Scalar = Float[Array, ""]
 
 
+@runtime_checkable
 class LinearPair(Protocol):
     """A linear map with its adjoint."""
 

@@ -24,11 +24,12 @@ Scalar = Float[Array, ""]
 _Scalars = TypeVar("_Scalars")
 _Vectors = TypeVar("_Vectors")
 
-Loop = Callable[[Callable[[Any], Any], Callable[[Any], Any], Any, int], Any]
+Steps = int | Int[Array, ""]
+Loop = Callable[[Callable[[Any], Any], Callable[[Any], Any], Any, Steps], Any]
 
 
 def while_loop(
-    cond: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any, max_steps: int
+    cond: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any, max_steps: Steps
 ) -> Any:
     """The loop of a plain solve."""
     del max_steps
@@ -110,7 +111,7 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
 
     rtol: AbstractVar[float | Float[Array, ""] | None]
     atol: AbstractVar[float | Float[Array, ""]]
-    max_steps: AbstractVar[int | None]
+    max_steps: AbstractVar[Steps | None]
     conlim: AbstractVar[float | Float[Array, ""] | None]
 
     def __check_init__(self) -> None:
@@ -119,7 +120,7 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
             if isinstance(value, int | float) and not value >= 0:
                 msg = f"`{name}` must be non-negative; got {value}."
                 raise ValueError(msg)
-        if self.max_steps is not None and self.max_steps < 0:
+        if isinstance(self.max_steps, int) and self.max_steps < 0:
             msg = f"`max_steps` must be non-negative or None; got {self.max_steps}."
             raise ValueError(msg)
 
@@ -175,6 +176,8 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
         tolerances = self.tolerances(operator, vector)
         vector_norm = process.beta
         max_steps = _default_steps(operator) if self.max_steps is None else self.max_steps
+        if not isinstance(max_steps, int):
+            max_steps = max_steps.astype(jnp.int32)
 
         pack, unpack = _packing(scalars := self.first_scalars(process.alpha, process.beta))
         trivial = process.alpha * process.beta == 0

@@ -2,7 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .. import _tree as tree
 from .._krylov.estimates import Estimates, Spectrum
@@ -62,7 +62,7 @@ class LSMR(AbstractGolubKahanSolver):
 
     rtol: float | Float[Array, ""] | None = None
     atol: float | Float[Array, ""] = 0.0
-    max_steps: int | None = None
+    max_steps: int | Int[Array, ""] | None = None
     conlim: float | Float[Array, ""] | None = None
 
     def first_scalars(self, alpha: Scalar, beta: Scalar) -> _Scalars:

@@ -1,0 +1,1 @@
+"""Speed, memory and operator applications of lsqflow beside its peers."""

@@ -1,0 +1,85 @@
+"""The rules of docs/architecture.md that a program can check."""
+
+import ast
+import inspect
+import pathlib
+
+import equinox as eqx
+import pytest
+
+import lsqflow as lf
+
+PACKAGE = pathlib.Path(lf.__file__).parent
+# Imports point from a later entry to an earlier one, or stay inside an entry.
+ORDER = [
+    ("_tree",),
+    ("_solution", "_krylov"),
+    ("_operator",),
+    ("_solver",),
+    ("_rewrite",),
+    ("_linear_map", "_maybe"),
+    ("_primal_dual",),
+    ("_adjoint",),
+    ("_lstsq",),
+    ("__init__",),
+]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(name):
+    return next(i for i, names in enumerate(ORDER) if name in names)
+
+
+def imported(path):
+    """Top-level modules of the package that a file imports, relatively."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module] if node.module else [a.name for a in node.names]
+            yield from (name.split(".")[0] for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    own = layer(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
+    for name in imported(path):
+        assert layer(name) <= own, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_delayed_imports_and_short_files(path):
+    tree = ast.parse(path.read_text())
+    inside = [
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert not inside
+    assert len(path.read_text().splitlines()) <= 260
+
+
+def test_abstract_or_final():
+    """A class is either abstract by name, or has no subclasses in the package."""
+
+    def subclasses(cls):
+        return [c for c in cls.__subclasses__() if c.__module__.startswith("lsqflow")]
+
+    modules = [c for c in _all_subclasses(eqx.Module) if c.__module__.startswith("lsqflow")]
+    for cls in modules:
+        if subclasses(cls):
+            assert cls.__name__.startswith("Abstract"), cls
+
+
+def _all_subclasses(cls):
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _all_subclasses(sub)
+
+
+def test_public_names_are_documented():
+    for name in dir(lf):
+        value = getattr(lf, name)
+        if not name.startswith("_") and inspect.isclass(value):
+            assert value.__doc__, name

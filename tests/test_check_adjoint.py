@@ -1,0 +1,74 @@
+"""The dot test passes right operators, and names what is wrong with the others."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import pytest
+
+import lsqflow as lf
+
+from .helpers import dtype_of, matrix, rng
+
+
+class Dense(lf.AbstractOperator):
+    entries: jax.Array
+
+    def mv(self, vector):
+        return self.entries @ vector
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct(self.entries.shape[1:], self.entries.dtype)
+
+
+class OwnTranspose(Dense):
+    """A fixed multiple of the transpose for `rmv`."""
+
+    factor: float = eqx.field(static=True)
+
+    def rmv(self, vector):
+        return self.factor * (self.entries.T @ vector)
+
+
+class Square(Dense):
+    """Not linear."""
+
+    def mv(self, vector):
+        return self.entries @ vector**2
+
+    def rmv(self, vector):
+        return self.entries.T @ vector
+
+
+class Untransposed(Dense):
+    """An `rmv` that stays in the output space."""
+
+    def rmv(self, vector):
+        return vector
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("kind", ["real", "complex"])
+def test_check_adjoint_accepts_and_rejects(kind, key):
+    dense = matrix(rng(), (5, 7), dtype=dtype_of(kind))
+    A = jnp.asarray(dense)
+    op = Dense(A)
+    good = [op, op.H, op.conj(), OwnTranspose(A, 1.0)]
+    good += [A, dense, lx.MatrixLinearOperator(A)]
+    for other in good:
+        report = lf.check_adjoint(other, key)
+        assert report
+        assert "WRONG" not in str(report)
+    for factor in (-1.0, 1.01):
+        report = lf.check_adjoint(OwnTranspose(A, factor), key)
+        assert not report
+        assert str(report).count("WRONG") == 1
+        assert report.linearity_error < report.tolerance < report.adjoint_error
+    report = lf.check_adjoint(Square(A), key)
+    assert not report
+    assert report.linearity_error > report.tolerance
+    assert "A (v + 2 w)" in str(report)
+    with pytest.raises(
+        ValueError, match=r"`rmv` must return the structure of the input"
+    ):
+        lf.check_adjoint(Untransposed(jnp.ones((4, 3), dense.dtype)), key)
