@@ -15,7 +15,9 @@ def main() -> None:
     names = [x for x in sys.argv[1:] if x != "--quick"] or list(NAMES)
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
-        sys.exit(f"No benchmark called {', '.join(unknown)}; there are {', '.join(NAMES)}.")
+        sys.exit(
+            f"No benchmark called {', '.join(unknown)}; there are {', '.join(NAMES)}."
+        )
     jax.config.update("jax_enable_x64", True)
     print("# lsqflow benchmarks\n")
     header()

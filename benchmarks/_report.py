@@ -7,7 +7,16 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("lsqflow", "jax", "jaxlib", "equinox", "lineax", "matfree", "scipy", "numpy")
+PACKAGES = (
+    "lsqflow",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "lineax",
+    "matfree",
+    "scipy",
+    "numpy",
+)
 
 
 def header() -> None:
@@ -15,7 +24,9 @@ def header() -> None:
     cpuinfo = Path("/proc/cpuinfo")
     model = platform.processor()
     if cpuinfo.exists():
-        names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        names = [
+            x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")
+        ]
         model = names[0].partition(":")[2].strip() if names else model
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
@@ -33,7 +44,11 @@ def table(columns: list[str], rows: list[list[object]]) -> None:
     body.insert(1, ["-" * w for w in widths])
     print()
     for row in body:
-        print("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |")
+        print(
+            "| "
+            + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
+            + " |"
+        )
     print(flush=True)
 
 

@@ -82,7 +82,9 @@ def fresh(solve: Solve) -> Callable[[], Any]:
     return lambda: value_and_grad(lambda A, b: solve(A, b))  # noqa: PLW0108
 
 
-def _compare(title: str, times: dict[str, Any], bars: dict[str, float], extra: Any) -> None:
+def _compare(
+    title: str, times: dict[str, Any], bars: dict[str, float], extra: Any
+) -> None:
     print(f"\n#### {title}")
     names, columns = list(times), [k for k in extra if extra[k]]
     rows = []
@@ -100,7 +102,10 @@ def _compare(title: str, times: dict[str, Any], bars: dict[str, float], extra: A
                 at_most(ratio, bars[name]) if name in bars else "",
             ]
         )
-    table(["", "median ms", "least ms", *columns, "ours / it", "of the least", "bar"], rows)
+    table(
+        ["", "median ms", "least ms", *columns, "ours / it", "of the least", "bar"],
+        rows,
+    )
 
 
 def main(*, quick: bool) -> None:

@@ -93,5 +93,6 @@ def main(*, quick: bool) -> None:
                 ]
             )
     table(
-        ["", "read", "bare µs", "LSMR µs", "ratio of medians", "of the least", "bar"], rows
+        ["", "read", "bare µs", "LSMR µs", "ratio of medians", "of the least", "bar"],
+        rows,
     )

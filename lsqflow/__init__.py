@@ -2,28 +2,36 @@
 
 import importlib.metadata
 
-from lineax import QR as QR
-from lineax import SVD as SVD
-from lineax import Cholesky as Cholesky
+from lineax import QR as QR, SVD as SVD, Cholesky as Cholesky
 
-from ._adjoint import AbstractAdjoint as AbstractAdjoint
-from ._adjoint import ImplicitAdjoint as ImplicitAdjoint
-from ._adjoint import UnrolledAdjoint as UnrolledAdjoint
+from ._adjoint import (
+    AbstractAdjoint as AbstractAdjoint,
+    ImplicitAdjoint as ImplicitAdjoint,
+    UnrolledAdjoint as UnrolledAdjoint,
+)
 from ._lstsq import lstsq as lstsq
 from ._operator import protocol as _protocol
 from ._operator.base import AbstractOperator as AbstractOperator
-from ._operator.check import AdjointReport as AdjointReport
-from ._operator.check import check_adjoint as check_adjoint
+from ._operator.check import (
+    AdjointReport as AdjointReport,
+    check_adjoint as check_adjoint,
+)
 from ._operator.convert import as_operator as as_operator
-from ._operator.function import FunctionOperator as FunctionOperator
-from ._operator.function import JacobianOperator as JacobianOperator
+from ._operator.function import (
+    FunctionOperator as FunctionOperator,
+    JacobianOperator as JacobianOperator,
+)
 from ._operator.matrix import MatrixOperator as MatrixOperator
-from ._solution import PrimalDual as PrimalDual
-from ._solution import Solution as Solution
-from ._solution import StopReason as StopReason
+from ._solution import (
+    PrimalDual as PrimalDual,
+    Solution as Solution,
+    StopReason as StopReason,
+)
 from ._solver.auto import AutoSolver as AutoSolver
-from ._solver.base import AbstractGolubKahanSolver as AbstractGolubKahanSolver
-from ._solver.base import AbstractSolver as AbstractSolver
+from ._solver.base import (
+    AbstractGolubKahanSolver as AbstractGolubKahanSolver,
+    AbstractSolver as AbstractSolver,
+)
 from ._solver.lsmr import LSMR as LSMR
 from ._solver.lsqr import LSQR as LSQR
 

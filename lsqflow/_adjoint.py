@@ -1,4 +1,4 @@
-"""How a solve is differentiated, as an object: implicitly, or through its iterations."""
+"""How a solve is differentiated: implicitly, or through its iterations."""
 
 import abc
 import math
@@ -90,15 +90,15 @@ class UnrolledAdjoint(AbstractAdjoint):
             )
         if isinstance(getattr(solver, "max_steps", None), jax.Array):
             raise TypeError(
-                "`UnrolledAdjoint` needs a solver whose `max_steps` is a Python integer: "
-                "the loop is laid out for that many steps."
+                "`UnrolledAdjoint` needs a solver whose `max_steps` is an integer of "
+                "Python: the loop is laid out for that many steps."
             )
         solution, stats = solver.run(operator, vector, damp, loop=_checkpointed_loop)
         return checked(solution, stats, throw), stats
 
 
-def _checkpointed_loop(cond: Any, body: Any, carry: Any, max_steps: int) -> Any:
-    """A differentiable `while_loop`: chunks of √max_steps steps, recomputed backward."""
+def _checkpointed_loop(cond: Any, body: Any, carry: Any, max_steps: Any) -> Any:
+    """A differentiable `while_loop`: √max_steps chunks, recomputed backward."""
     length = math.isqrt(max(max_steps, 1) - 1) + 1
     dynamic, static = eqx.partition(carry, eqx.is_array)
 

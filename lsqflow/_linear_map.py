@@ -50,7 +50,9 @@ class AbstractLinearMap(eqx.Module):
         jaxpr, out = jax.make_jaxpr(
             lambda *leaves: _apply(split, leaves), return_shape=True
         )(*leaves)
-        flat = _linear_map_p.bind(*leaves, jaxpr=jaxpr, split=split, out=jax.tree.structure(out))
+        flat = _linear_map_p.bind(
+            *leaves, jaxpr=jaxpr, split=split, out=jax.tree.structure(out)
+        )
         return jax.tree.unflatten(jax.tree.structure(out), flat)
 
 
@@ -131,9 +133,8 @@ def _abstract_eval(*leaves: Any, jaxpr: Any, split: _Split, out: Any) -> Any:
 
 
 def _jvp(
-    primals: Sequence[Any], tangents: Sequence[Any], *, jaxpr: Any, split: _Split, out: Any
+    primals: Sequence[Any], tangents: Sequence[Any], *, split: _Split, **_: Any
 ) -> tuple[Sequence[Any], Sequence[Any]]:
-    del jaxpr
     linear_map, arg = split.join(primals)
     tangent, arg_tangent = split.join_tangents([_none_if_zero(t) for t in tangents])
     value, value_tangent, aux = linear_map.jvp(tangent, arg, arg_tangent)
@@ -208,7 +209,9 @@ def _batch(
     n = split.num_parameters
     # A shared argument of batched maps has a batch of cotangents: batch it as well.
     batch = [
-        jnp.broadcast_to(x, (axis.size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
+        jnp.broadcast_to(x, (axis.size, *x.shape))
+        if d is None
+        else jnp.moveaxis(x, d, 0)
         for x, d in zip(leaves[n:], dims[n:], strict=True)
     ]
     _, arg = split.join([*leaves[:n], *batch])

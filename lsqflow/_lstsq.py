@@ -1,6 +1,5 @@
 """`lstsq`: the one entry to solving."""
 
-import numbers
 from typing import Any
 
 import equinox as eqx
@@ -73,7 +72,7 @@ def lstsq(
 
 
 @eqx.filter_jit
-def _lstsq(
+def _lstsq(  # noqa: PLR0917
     operator: AbstractOperator,
     vector: Vector,
     solver: lx.AbstractLinearSolver,
@@ -146,12 +145,12 @@ def _safe_cast(have: Any, want: Any) -> bool:
 
 
 def _as_damp(damp: ArrayLike, vector: Vector) -> Float[Array, ""]:
-    if isinstance(damp, numbers.Real) and not damp >= 0:
+    if isinstance(damp, int | float) and not damp >= 0:
         raise ValueError(f"`damp` must be non-negative; got {damp}.")
     array = jnp.asarray(damp)
     if array.shape != () or jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(
             f"`damp` must be a real scalar; got shape {array.shape} and dtype "
-            f"{array.dtype}. For a weight on each unknown, scale the operator's columns."
+            f"{array.dtype}. To weight unknowns, scale columns of the operator."
         )
     return array.astype(tree.scalar_dtype(vector))

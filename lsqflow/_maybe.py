@@ -3,11 +3,15 @@
 Derivative rules skip what is known to vanish; this keeps them readable while they do.
 """
 
+from typing import Any
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from . import _tree as tree
+from ._operator.base import AbstractOperator
 from ._tree import Vector
 
 Scalar = Float[Array, ""]
@@ -55,4 +59,14 @@ def complete(x: Maybe, structure: tree.Structure) -> Maybe:
         structure,
         x,
         is_leaf=lambda z: z is None,
+    )
+
+
+def tangent(products: Any, A: AbstractOperator, A_dot: Any) -> tuple[Maybe, ...]:
+    """The tangent of products with `A` as `A` moves along `A_dot`."""
+    if not jax.tree.leaves(A_dot):
+        return tuple(None for _ in jax.eval_shape(products, A))
+    value, dots = eqx.filter_jvp(products, (A,), (A_dot,))
+    return tuple(
+        complete(t, tree.structure(v)) for t, v in zip(dots, value, strict=True)
     )

@@ -110,12 +110,14 @@ class _P(AbstractLinearMap):
         A_dot, damp_dot = tangent.problem.operator, tangent.problem.damp
 
         # ẋ = L(ḃ − Ȧx, Ȧᴴr − 2λλ̇x, [λ = 0] Ȧᴴy),  ṙ = ḃ − Ȧx − Aẋ
-        Ax, Ar, Ay = _tangent(
+        Ax, Ar, Ay = maybe.tangent(
             lambda A: (A.mv(x), A.adjoint_mv(r), A.adjoint_mv(y)), A, A_dot
         )
         shift = maybe.shift(damp, damp_dot)
         c = maybe.sub(b_dot, Ax)
-        x_dot = problem.inverse(c, maybe.sub(Ar, maybe.scale(shift, x)), maybe.if_undamped(damp, Ay))
+        x_dot = problem.inverse(
+            c, maybe.sub(Ar, maybe.scale(shift, x)), maybe.if_undamped(damp, Ay)
+        )
         r_dot = maybe.sub(c, None if x_dot is None else A.mv(x_dot))
 
         # The tangent of the dual needs one more solve, w = A⁺y; Lazy leaves it until
@@ -127,7 +129,7 @@ class _P(AbstractLinearMap):
         return solution, PrimalDual(x_dot, y_dot, r_dot), stats
 
 
-def _dual_tangent(parameters: tuple[Problem, Vector], inputs: Any) -> Maybe:
+def _dualmaybe.tangent(parameters: tuple[Problem, Vector], inputs: Any) -> Maybe:
     """ẏ = L_{Aᴴ}([λ = 0] ẋ − Ȧᴴy, [λ > 0] (ḃ − Ȧx − 2λλ̇y), [λ = 0] Ȧw), w = A⁺y."""
     problem, y = parameters
     A_dot, x_dot, Ay, d = inputs
@@ -135,7 +137,7 @@ def _dual_tangent(parameters: tuple[Problem, Vector], inputs: Any) -> Maybe:
     Aw = None
     if jax.tree.leaves(A_dot):
         w = problem.undamped().primal_dual(maybe.if_undamped(damp, y)).primal
-        (Aw,) = _tangent(lambda A: (A.mv(w),), A, A_dot)
+        (Aw,) = maybe.tangent(lambda A: (A.mv(w),), A, A_dot)
     return problem.at(A.H).inverse(
         maybe.sub(maybe.if_undamped(damp, x_dot), Ay), maybe.if_damped(damp, d), Aw
     )
@@ -181,7 +183,9 @@ class _L(AbstractLinearMap):
         A_dot, damp_dot = tangent.problem.operator, tangent.problem.damp
         out, _ = self(arg)
         ends = (A.out_structure(), A.in_structure(), A.in_structure())
-        dots = tuple(maybe.complete(t, e) for t, e in zip(arg_tangent, ends, strict=True))
+        dots = tuple(
+            maybe.complete(t, e) for t, e in zip(arg_tangent, ends, strict=True)
+        )
         if not jax.tree.leaves((A_dot, damp_dot)):
             return out, problem.inverse(*dots), None
         undamped = tuple(maybe.if_undamped(damp, z) for z in arg)
@@ -209,7 +213,7 @@ def _undamped_motion(problem: Problem, A_dot: Any, arg: Any) -> tuple[Maybe, ...
     to_c = to_d = to_s = None
     if c is not None:
         first = problem.primal_dual(c)
-        Ax, to_d, to_s = _tangent(
+        Ax, to_d, to_s = maybe.tangent(
             lambda A: (
                 A.mv(first.primal),
                 A.adjoint_mv(first.residual),
@@ -222,7 +226,7 @@ def _undamped_motion(problem: Problem, A_dot: Any, arg: Any) -> tuple[Maybe, ...
     if d is not None:
         second = adjoint.primal_dual(d)
         y = problem.primal_dual(second.primal).dual
-        Ap, An, Az, Ay = _tangent(
+        Ap, An, Az, Ay = maybe.tangent(
             lambda A: (
                 A.mv(second.dual),
                 A.mv(second.residual),
@@ -237,7 +241,7 @@ def _undamped_motion(problem: Problem, A_dot: Any, arg: Any) -> tuple[Maybe, ...
         to_s = maybe.add(to_s, Ay)
     if s is not None:
         third = adjoint.primal_dual(s)
-        An, Az = _tangent(
+        An, Az = maybe.tangent(
             lambda A: (A.mv(third.residual), A.adjoint_mv(third.primal)), A, A_dot
         )
         to_c = maybe.sub(to_c, An)
@@ -251,18 +255,12 @@ def _damped_motion(
     """The same for λ > 0: −Ȧo,  Ȧᴴ(c − Ao) + 2λλ̇(s − o),  0, with o the value."""
     c, _, s = arg
     gap = maybe.sub(c, problem.operator.mv(out))
-    Ao, Agap = _tangent(
+    Ao, Agap = maybe.tangent(
         lambda A: (A.mv(out), A.adjoint_mv(gap)), problem.operator, A_dot
     )
     shift = maybe.shift(problem.damp, damp_dot)
-    return maybe.sub(None, Ao), maybe.add(Agap, maybe.scale(shift, maybe.sub(s, out))), None
-
-
-def _tangent(products: Any, A: AbstractOperator, A_dot: Any) -> tuple[Maybe, ...]:
-    """The tangent of products with `A` as `A` moves along `A_dot`."""
-    if not jax.tree.leaves(A_dot):
-        return tuple(None for _ in jax.eval_shape(products, A))
-    value, tangent = eqx.filter_jvp(products, (A,), (A_dot,))
-    return tuple(
-        maybe.complete(t, tree.structure(v)) for t, v in zip(tangent, value, strict=True)
+    return (
+        maybe.sub(None, Ao),
+        maybe.add(Agap, maybe.scale(shift, maybe.sub(s, out))),
+        None,
     )

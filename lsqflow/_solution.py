@@ -57,8 +57,8 @@ class StopReason(eqx.Enumeration):
         "(`lf.LSMR`, `lf.SVD`)."
     )
     failed = (
-        "The lineax solver that was asked to do the work reported a failure: a singular "
-        "operator, or a method that does not fit it. Use `lsqflow.LSMR` or `lsqflow.SVD`."
+        "The lineax solver that was asked to do the work failed: the operator is "
+        "singular, or the method does not fit it. Use `lsqflow.LSMR` or `lsqflow.SVD`."
     )
 
 

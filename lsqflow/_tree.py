@@ -4,6 +4,7 @@ Vectors stay pytrees; nothing is ravelled. Scalars of a problem are real, also f
 complex vectors, and at least float32, also for bfloat16 storage.
 """
 
+import functools as ft
 import math
 from collections.abc import Callable
 from typing import Any
@@ -85,7 +86,9 @@ def require_inexact(tree: PyTree[Any], owner: str) -> None:
 
 def is_complex(tree: PyTree[Any]) -> bool:
     """Whether any leaf is complex."""
-    return any(jnp.issubdtype(x.dtype, jnp.complexfloating) for x in jax.tree.leaves(tree))
+    return any(
+        jnp.issubdtype(x.dtype, jnp.complexfloating) for x in jax.tree.leaves(tree)
+    )
 
 
 def _compute_dtype(dtype: Any) -> Any:
@@ -103,7 +106,7 @@ def norm(tree: Vector) -> Scalar:
     """The Euclidean norm, in the scalar dtype; zero for an empty tree."""
     dtype = scalar_dtype(tree)
     squares = [jnp.sum(_abs2(x)).astype(dtype) for x in jax.tree.leaves(tree)]
-    return safe_sqrt(sum(squares[1:], squares[0])) if squares else jnp.zeros((), dtype)
+    return safe_sqrt(_total(squares, dtype))
 
 
 def inner(x: Vector, y: Vector) -> Scalar:
@@ -114,8 +117,13 @@ def inner(x: Vector, y: Vector) -> Scalar:
         a, b = (z.astype(_compute_dtype(z.dtype)) for z in (a, b))
         return jnp.sum(jnp.real(jnp.conj(a) * b)).astype(dtype)
 
-    products = jax.tree.leaves(jax.tree.map(leaf, x, y))
-    return sum(products[1:], products[0]) if products else jnp.zeros((), dtype)
+    return _total(jax.tree.leaves(jax.tree.map(leaf, x, y)), dtype)
+
+
+def _total(scalars: list[Array], dtype: Any) -> Array:
+    if not scalars:
+        return jnp.zeros((), dtype)
+    return ft.reduce(jnp.add, scalars)
 
 
 def scale(a: Scalar, x: Vector) -> Vector:
@@ -180,6 +188,21 @@ def safe_reciprocal(a: Scalar) -> Scalar:
     """`1 / a`, and 0 where `a` is 0: a breakdown ends in zero vectors, not in NaN."""
     zero = a == 0
     return jnp.where(zero, 0, 1 / jnp.where(zero, 1, a))
+
+
+def packing(
+    example: PyTree[Scalar],
+) -> tuple[Callable[[PyTree[Scalar]], Array], Callable[[Array], Any]]:
+    """To one array and back: a loop carry of twenty scalars costs twenty copies."""
+    treedef = jax.tree.structure(example)
+
+    def pack(scalars: PyTree[Scalar]) -> Array:
+        return jnp.stack(jax.tree.leaves(scalars))
+
+    def unpack(packed: Array) -> Any:
+        return jax.tree.unflatten(treedef, list(packed))
+
+    return pack, unpack
 
 
 def explicit_sharding(x: Any) -> Any:

@@ -30,7 +30,7 @@ def normal(generator, shape, dtype):
 
 
 def matrix(generator, shape, *, rank=None, condition=3.0, dtype=np.float64):
-    """A matrix with singular values from 1 to 1/condition, and zeros beyond the rank."""
+    """Singular values from 1 to 1/condition, and zeros beyond the rank."""
     m, n = shape
     rank = min(shape) if rank is None else rank
     u, _ = np.linalg.qr(normal(generator, (m, rank), dtype))
@@ -53,7 +53,9 @@ class Diagonal(lf.AbstractOperator):
 
 def relative_error(got, want):
     """‖got − want‖ / ‖want‖ over pytrees, in float64."""
-    got, want = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (got, want))
+    got, want = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (got, want)
+    )
     return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-300)
 
 

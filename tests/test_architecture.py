@@ -66,7 +66,9 @@ def test_abstract_or_final():
     def subclasses(cls):
         return [c for c in cls.__subclasses__() if c.__module__.startswith("lsqflow")]
 
-    modules = [c for c in _all_subclasses(eqx.Module) if c.__module__.startswith("lsqflow")]
+    modules = [
+        c for c in _all_subclasses(eqx.Module) if c.__module__.startswith("lsqflow")
+    ]
     for cls in modules:
         if subclasses(cls):
             assert cls.__name__.startswith("Abstract"), cls

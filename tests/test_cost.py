@@ -91,7 +91,9 @@ def test_nothing_backward_without_a_derivative():
 
     def second(A, b, counter):
         return jax.jvp(
-            lambda A: lf.lstsq(Counted(A, counter), b, lf.LSMR(rtol=1e-10)).dual, (A,), (A,)
+            lambda A: lf.lstsq(Counted(A, counter), b, lf.LSMR(rtol=1e-10)).dual,
+            (A,),
+            (A,),
         )[1]
 
     forward = applications(lambda A, b, c: solve(A, b, None, c), A, b)

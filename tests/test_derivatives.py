@@ -49,10 +49,11 @@ def closed_form(B, C, b, damp):
 def solved(solver, B, C, b, damp, wrap):
     operator, vector, unwrap = wrap(B, C, b)
     solution = lf.lstsq(operator, vector, solver, damp=damp)
-    return unwrap(solution.value), *map(
-        lambda v: jnp.concatenate([jnp.ravel(z) for z in jax.tree.leaves(v)]),
-        (solution.dual, solution.residual),
-    )
+    flat = [
+        jnp.concatenate([jnp.ravel(z) for z in jax.tree.leaves(v)])
+        for v in (solution.dual, solution.residual)
+    ]
+    return unwrap(solution.value), *flat
 
 
 def as_array(B, C, b):
@@ -107,7 +108,9 @@ def loss_of(weights, outputs):
 
 def derivatives(solve, orders, weights, primals, tangents):
     """What is compared, of `solve(B, C, b, damp)`, as one dictionary."""
-    primals, tangents = (tuple(z for z in p if z is not None) for p in (primals, tangents))
+    primals, tangents = (
+        tuple(z for z in p if z is not None) for p in (primals, tangents)
+    )
     argnums = tuple(range(len(primals)))
 
     def loss(*args):
@@ -150,20 +153,22 @@ def problem(shape, rank, damped, kind):
     return jax.tree.map(jnp.asarray, (weights, primals, tangents))
 
 
-def compare(
-    wrap, shape, rank, damped, kind, solver_type=lf.LSMR, orders=ORDERS
-):
+def compare(wrap, shape, rank, damped, kind, solver_type=lf.LSMR, orders=ORDERS):
     data = problem(shape, rank, damped, kind)
     rtol, bound = (1e-12, 1e-8) if helpers.X64 else (3e-7, 2e-3)
     solve = ft.partial(solved, solver_type(rtol=rtol), wrap=wrap)
     got = eqx.filter_jit(ft.partial(derivatives, solve, orders))(*data)
     want = eqx.filter_jit(ft.partial(derivatives, closed_form, orders))(*data)
-    errors = {order: helpers.relative_error(got[order], want[order]) for order in orders}
+    errors = {
+        order: helpers.relative_error(got[order], want[order]) for order in orders
+    }
     assert max(errors.values()) < bound, errors
 
 
 CASES = [
-    pytest.param(shape, rank, damped, kind, id=f"{name}-{rank}-{damped and 'damped'}-{kind}")
+    pytest.param(
+        shape, rank, damped, kind, id=f"{name}-{rank}-{damped and 'damped'}-{kind}"
+    )
     for (name, shape), deficient, damped, kind in itertools.product(
         helpers.SHAPES.items(), (False, True), (False, True), ("real", "complex")
     )
@@ -212,7 +217,9 @@ def test_damping_at_zero(name):
         return loss_of(weights, solve(B, C, b, damp))
 
     ours = ft.partial(solved, lf.LSMR(rtol=1e-12), wrap=as_array)
-    got = jax.jit(jax.grad(ft.partial(loss, ours), (0, 1, 2, 3)))(B, C, b, jnp.zeros(()))
+    got = jax.jit(jax.grad(ft.partial(loss, ours), (0, 1, 2, 3)))(
+        B, C, b, jnp.zeros(())
+    )
     want = jax.jit(jax.grad(ft.partial(loss, closed_form), (0, 1, 2)))(B, C, b, None)
     assert helpers.relative_error(got[:3], want) < 1e-8
     assert got[3] == 0

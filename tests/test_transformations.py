@@ -96,7 +96,9 @@ def test_shard_map_over_a_batch(data, throw):
     assert helpers.relative_error(jax.jit(batched)(A, B), want) < 1e-9
 
     outside = jax.grad(lambda A, B: jnp.sum(batched(A, B) ** 2), (0, 1))
-    total = jax.grad(lambda A, B: jnp.sum(jax.vmap(dense_loss, (None, 0))(A, B)), (0, 1))
+    total = jax.grad(
+        lambda A, B: jnp.sum(jax.vmap(dense_loss, (None, 0))(A, B)), (0, 1)
+    )
     wanted = total(A, B)
     assert helpers.relative_error(jax.jit(outside)(A, B), wanted) < 1e-9
 
@@ -109,7 +111,8 @@ def test_shard_map_over_a_batch(data, throw):
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
-    ("rows", "vector"), [(("i", None), ("i",)), (("i", None), (None,)), ((None, "i"), (None,))]
+    ("rows", "vector"),
+    [(("i", None), ("i",)), (("i", None), (None,)), ((None, "i"), (None,))],
 )
 def test_sharded_operator(data, kind, rows, vector):
     """Rows or columns of the matrix on eight devices, by type or by the compiler."""
@@ -121,7 +124,9 @@ def test_sharded_operator(data, kind, rows, vector):
         b = jax.device_put(B[0], NamedSharding(mesh, jax.P(*vector)))
         got = jax.jit(jax.value_and_grad(loss, (0, 1)))(A, b)
         assert helpers.relative_error(got, want) < 1e-9
-        assert got[1][0].sharding.is_equivalent_to(A.sharding, 2) or kind is AxisType.Auto
+        assert (
+            got[1][0].sharding.is_equivalent_to(A.sharding, 2) or kind is AxisType.Auto
+        )
 
 
 def test_no_retrace_on_new_values(data):
@@ -167,10 +172,14 @@ def test_module_with_a_solve_inside(data):
         name: str
 
         def __call__(self, targets):
-            return lf.lstsq(self.features, targets, SOLVER, damp=jnp.exp(self.log_damp)).value
+            return lf.lstsq(
+                self.features, targets, SOLVER, damp=jnp.exp(self.log_damp)
+            ).value
 
     model = Ridge(A, jnp.asarray(-1.0), "ridge")
-    gradient = eqx.filter_jit(eqx.filter_grad(lambda m, b: jnp.sum(m(b) ** 2)))(model, B[0])
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda m, b: jnp.sum(m(b) ** 2)))(
+        model, B[0]
+    )
     step = 1e-5
     up, down = (
         jnp.sum(Ridge(A, jnp.asarray(-1.0 + h), "")(B[0]) ** 2) for h in (step, -step)

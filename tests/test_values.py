@@ -11,12 +11,15 @@ import lsqflow as lf
 
 from . import helpers
 
-SOLVERS = {"lsmr": (lf.LSMR, scipy.sparse.linalg.lsmr), "lsqr": (lf.LSQR, scipy.sparse.linalg.lsqr)}
+SOLVERS = {
+    "lsmr": (lf.LSMR, scipy.sparse.linalg.lsmr),
+    "lsqr": (lf.LSQR, scipy.sparse.linalg.lsqr),
+}
 
 
 def dense(A, b, damp=0.0):
     """(x, y, r) from NumPy's singular value decomposition."""
-    u, s, vh = np.linalg.svd(A, full_matrices=True)
+    u, s, _ = np.linalg.svd(A, full_matrices=True)
     c = u.conj().T @ b
     s_full = np.zeros(len(b))
     s_full[: len(s)] = np.where(s > 1e-10 * s[0], s, 0)
@@ -41,7 +44,9 @@ def test_iterates_are_scipys(solver, damp, name):
 
     @jax.jit
     def after(steps):
-        solution = lf.lstsq(A, b, ours(rtol=0.0, max_steps=steps), damp=damp, throw=False)
+        solution = lf.lstsq(
+            A, b, ours(rtol=0.0, max_steps=steps), damp=damp, throw=False
+        )
         return solution.value, solution.stats
 
     for steps in (1, 2, 5, 15):
@@ -68,7 +73,9 @@ def test_primal_dual_residual(kind, damp, rank, name):
     shape = helpers.SHAPES[name]
     dtype = helpers.dtype_of(kind)
     generator = helpers.rng(2)
-    A = helpers.matrix(generator, shape, rank=4 if rank == "deficient" else None, dtype=dtype)
+    A = helpers.matrix(
+        generator, shape, rank=4 if rank == "deficient" else None, dtype=dtype
+    )
     b = helpers.normal(generator, shape[:1], dtype)
     want = dense(A.astype(np.complex128), b.astype(np.complex128), damp or 0.0)
     rtol, bound = (1e-13, 1e-10) if helpers.X64 else (1e-6, 1e-4)
@@ -81,7 +88,9 @@ def test_primal_dual_residual(kind, damp, rank, name):
         assert lx.RESULTS[got.result] == ""
 
 
-@pytest.mark.parametrize("solver", [lf.QR(), lf.SVD(), lf.Cholesky(), lx.Normal(lx.CG(1e-12, 1e-12))])
+@pytest.mark.parametrize(
+    "solver", [lf.QR(), lf.SVD(), lf.Cholesky(), lx.Normal(lx.CG(1e-12, 1e-12))]
+)
 @pytest.mark.parametrize("damp", [None, 0.5])
 def test_lineax_solvers(solver, damp):
     """Solvers of lineax, with duals and gradients like our own."""
@@ -120,7 +129,9 @@ def test_trivial_problems(case, solver, damp):
     want = dense(np.asarray(A, float), np.asarray(b, float), damp or 0.0)
     for ours, theirs in zip((got.value, got.dual, got.residual), want, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    grads = jax.grad(lambda A, b: jnp.sum(lf.lstsq(A, b, solver, damp=damp).value), (0, 1))(A, b)
+    grads = jax.grad(
+        lambda A, b: jnp.sum(lf.lstsq(A, b, solver, damp=damp).value), (0, 1)
+    )(A, b)
     assert all(bool(jnp.isfinite(g).all()) for g in grads)
 
 
@@ -146,7 +157,10 @@ def test_narrow_dtypes_under_x64(dtype):
 def test_warm_start(damp):
     """Damped, a warm start is not a shift of b alone; and x0 gets no derivative."""
     generator = helpers.rng(5)
-    A, b = helpers.matrix(generator, (60, 35), condition=30.0), generator.standard_normal(60)
+    A, b = (
+        helpers.matrix(generator, (60, 35), condition=30.0),
+        generator.standard_normal(60),
+    )
     x, _, r = dense(A, b, damp or 0.0)
     x0 = x + 1e-4 * generator.standard_normal(35)
     solver = lf.LSMR(rtol=1e-10)
@@ -158,7 +172,10 @@ def test_warm_start(damp):
     def loss(A, b, x0):
         return jnp.sum(lf.lstsq(A, b, lf.LSMR(rtol=1e-13), damp=damp, x0=x0).value ** 2)
 
-    grads, wanted = jax.grad(loss, (0, 1, 2))(A, b, x0), jax.grad(loss, (0, 1))(A, b, None)
+    grads, wanted = (
+        jax.grad(loss, (0, 1, 2))(A, b, x0),
+        jax.grad(loss, (0, 1))(A, b, None),
+    )
     assert helpers.relative_error(grads[:2], wanted) < 1e-7
     assert not np.any(grads[2])
     tangent = jax.jvp(lambda x0: loss(A, b, x0), (x0,), (x0,))[1]
@@ -178,7 +195,7 @@ def test_warm_start_wide():
 @pytest.mark.parametrize("consistent", [False, True])
 @pytest.mark.parametrize("shape", [(200, 100), (100, 200)])
 def test_hollow_convergence_is_reported(shape, consistent):
-    """float32, κ = 1e5, rank 50, tolerance 1e-6: small residuals, and no digit right."""
+    """float32, κ = 1e5, tolerance 1e-6: small residuals, and no digit right."""
     generator = helpers.rng(0)
     A = helpers.matrix(generator, shape, rank=50, condition=1e5)
     b = A @ generator.standard_normal(shape[1])

@@ -61,7 +61,7 @@ class Spectrum(eqx.Module):
         rhobar: Scalar,
         rhotemp: Scalar,
     ) -> "Spectrum":
-        """From `(α_{k+1}, β_{k+1})`, `(ρ_k, θ_{k+1})`, and R̄'s last and current entry."""
+        """From `α_{k+1}, β_{k+1}`; `ρ_k, θ_{k+1}`; R̄'s last and current entry."""
         (alpha, beta), (rho, theta) = bidiagonal, upper
         largest, smallest = self.finished
         # R̄'s entry before the first is a placeholder; SciPy counts it, and so reports
@@ -79,7 +79,5 @@ class Spectrum(eqx.Module):
             smallest=jnp.minimum(smallest, rhotemp),
             h_squared=1 + (theta * inverse) ** 2 * self.h_squared,
             d_squared=self.h_squared * inverse * inverse,
-            inverse_norm_squared=jnp.maximum(
-                self.inverse_norm_squared, self.d_squared
-            ),
+            inverse_norm_squared=jnp.maximum(self.inverse_norm_squared, self.d_squared),
         )

@@ -71,6 +71,7 @@ def verdict(
     vector: Vector,
     damp: Scalar | None,
     iterate: Pair,
+    *,
     estimates: Estimates,
     tolerances: Tolerances,
     reason: StopReason,
@@ -92,9 +93,12 @@ def verdict(
     damped_norm = residual_norm
     if damp is not None:
         damped_norm = jnp.hypot(residual_norm, damp * solution_norm)
-    consistent = damped_norm <= _SLACK * (tolerances.atol + tolerances.rtol * size) + noise
+    consistent = (
+        damped_norm <= _SLACK * (tolerances.atol + tolerances.rtol * size) + noise
+    )
     least_squares = normal_residual_norm <= (
-        _SLACK * (tolerances.atol + tolerances.rtol * estimates.operator_norm * damped_norm)
+        _SLACK
+        * (tolerances.atol + tolerances.rtol * estimates.operator_norm * damped_norm)
         + estimates.operator_norm * noise
     )
     claimed = (

@@ -81,7 +81,7 @@ class AbstractOperator(lx.AbstractLinearOperator):
         return self if real else Conjugated(self)
 
     @property
-    def H(self) -> "AbstractOperator":  # noqa: N802
+    def H(self) -> "AbstractOperator":
         """`Aᴴ`, the adjoint."""
         return self.transpose().conj()
 
@@ -94,7 +94,9 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
             def column(e: Array, i: int = i) -> Vector:
                 zeros = [jnp.zeros(x.shape, x.dtype) for x in leaves]
-                return self.mv(jax.tree.unflatten(treedef, [*zeros[:i], e, *zeros[i + 1 :]]))
+                return self.mv(
+                    jax.tree.unflatten(treedef, [*zeros[:i], e, *zeros[i + 1 :]])
+                )
 
             out = jax.tree.leaves(jax.vmap(column)(basis))
             blocks.append(
@@ -124,15 +126,15 @@ class Linearised(AbstractOperator):
     @classmethod
     def of(cls, operator: AbstractOperator) -> "Linearised":
         """Partially evaluate `mv`, and `rmv` where the class has its own."""
-        input, output = operator.in_structure(), operator.out_structure()
+        source, target = operator.in_structure(), operator.out_structure()
         axes = tree.manual_axes(operator)
         backward = (
-            _hoist(operator.rmv, output, axes) if _has_own_rmv(operator) else None
+            _hoist(operator.rmv, target, axes) if _has_own_rmv(operator) else None
         )
         return cls(
-            forward=_hoist(operator.mv, input, axes),
+            forward=_hoist(operator.mv, source, axes),
             backward=backward,
-            structures=tree.StaticStructure((input, output)),
+            structures=tree.StaticStructure((source, target)),
             known_tags=operator.tags(),
         )
 

@@ -59,16 +59,16 @@ def check_adjoint(
     **Raises:** `ValueError` if `rmv` returns another structure than `in_structure`.
     """
     operator = as_operator(operator)
-    input, output = operator.in_structure(), operator.out_structure()
+    source, target = operator.in_structure(), operator.out_structure()
     keys = jax.random.split(key, 3)
     v, w, u = (
-        _random(k, s) for k, s in zip(keys, (input, input, output), strict=True)
+        _random(k, s) for k, s in zip(keys, (source, source, target), strict=True)
     )
     Av, Aw, Au = operator.mv(v), operator.mv(w), operator.rmv(tree.conj(u))
     got = tree.structure(Au)
-    if got != input:
+    if got != source:
         raise ValueError(
-            f"`rmv` must return the structure of the input, {input}; it returned {got}."
+            f"`rmv` must return the input's structure, {source}; it returned {got}."
         )
     scale = tree.norm(Av) * tree.norm(u) + tree.norm(v) * tree.norm(Au)
     gap = jnp.abs(_dot(tree.conj(u), Av) - _dot(Au, v))
@@ -80,8 +80,8 @@ def check_adjoint(
         adjoint_error=float(gap * tree.safe_reciprocal(scale)),
         linearity_error=float(linear * tree.safe_reciprocal(tree.norm(expected))),
         tolerance=10 * eps * max(tree.size(v), tree.size(u)) ** 0.5,
-        in_structure=input,
-        out_structure=output,
+        in_structure=source,
+        out_structure=target,
     )
 
 

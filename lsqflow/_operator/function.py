@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
-from .program import Program
 from .base import AbstractOperator, Linearised
+from .program import Program
 
 
 class FunctionOperator(AbstractOperator):
@@ -91,7 +91,9 @@ class JacobianOperator(AbstractOperator):
         def closed(x: Vector, dynamic: Any) -> Any:
             return fn(x, *eqx.combine(dynamic, static))
 
-        self.program = Program.trace(closed, tree.structure(self.at), tree.structure(dynamic))
+        self.program = Program.trace(
+            closed, tree.structure(self.at), tree.structure(dynamic)
+        )
         self.structures = tree.StaticStructure(
             (tree.structure(self.at), self.program.out_structure)
         )

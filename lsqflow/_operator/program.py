@@ -10,8 +10,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.extend.core as jexc
 import numpy as np
+from jax.core import eval_jaxpr
 from jaxtyping import Array
 
 from .. import _tree as tree
@@ -50,9 +50,7 @@ def _fingerprint(jaxpr: Any) -> tuple[Any, ...]:
             return ("literal", str(x.aval), _value(x.val))
         return number.setdefault(x, len(number))
 
-    head = tuple(
-        (atom(v), str(v.aval)) for v in (*jaxpr.constvars, *jaxpr.invars)
-    )
+    head = tuple((atom(v), str(v.aval)) for v in (*jaxpr.constvars, *jaxpr.invars))
     body = tuple(
         (
             eqn.primitive,
@@ -118,5 +116,5 @@ class Program(eqx.Module):
         return self.structures.tree[1]
 
     def __call__(self, *args: Any) -> Any:
-        out = jax.core.eval_jaxpr(self.code.jaxpr, self.consts, *jax.tree.leaves(args))
+        out = eval_jaxpr(self.code.jaxpr, self.consts, *jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(self.out_structure), out)

@@ -29,10 +29,9 @@ class AutoSolver(AbstractSolver):
 
     def select(self, operator: lx.AbstractLinearOperator) -> lx.AbstractLinearSolver:
         """The solver that `operator` will be solved with."""
-        if isinstance(operator, MatrixOperator | lx.MatrixLinearOperator):
-            if operator.in_size() * operator.out_size() <= _SMALL:
-                return lx.SVD()
-        return self.iterative
+        dense = isinstance(operator, MatrixOperator | lx.MatrixLinearOperator)
+        small = operator.in_size() * operator.out_size() <= _SMALL
+        return lx.SVD() if dense and small else self.iterative
 
     def run(
         self,

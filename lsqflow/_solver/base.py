@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -21,8 +21,20 @@ from .._solution import PrimalDual, StopReason, result_of
 from .._tree import Vector
 
 Scalar = Float[Array, ""]
+
+
+@runtime_checkable
+class Vectors(Protocol):
+    """What a recurrence carries: the iterate `(x, y)`, and whatever it needs."""
+
+    @property
+    def iterate(self) -> Pair:
+        """`(x_k, y_k)`."""
+        ...
+
+
 _Scalars = TypeVar("_Scalars")
-_Vectors = TypeVar("_Vectors")
+_Vectors = TypeVar("_Vectors", bound=Vectors)
 
 Steps = int | Int[Array, ""]
 Loop = Callable[[Callable[[Any], Any], Callable[[Any], Any], Any, Steps], Any]
@@ -156,9 +168,7 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
         )
         rtol = eps**0.75 if self.rtol is None else self.rtol
         conlim = 0.1 / eps if self.conlim is None else self.conlim
-        rtol, atol, conlim = (
-            jnp.asarray(t, dtype) for t in (rtol, self.atol, conlim)
-        )
+        rtol, atol, conlim = (jnp.asarray(t, dtype) for t in (rtol, self.atol, conlim))
         return Tolerances(rtol=rtol, atol=atol, conlim=conlim, eps=eps)
 
     def run(
@@ -175,11 +185,15 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
         process = GolubKahan.start(operator, vector)
         tolerances = self.tolerances(operator, vector)
         vector_norm = process.beta
-        max_steps = _default_steps(operator) if self.max_steps is None else self.max_steps
+        max_steps = (
+            _default_steps(operator) if self.max_steps is None else self.max_steps
+        )
         if not isinstance(max_steps, int):
             max_steps = max_steps.astype(jnp.int32)
 
-        pack, unpack = _packing(scalars := self.first_scalars(process.alpha, process.beta))
+        pack, unpack = tree.packing(
+            scalars := self.first_scalars(process.alpha, process.beta)
+        )
         trivial = process.alpha * process.beta == 0
         reason = StopReason.where(trivial, StopReason.trivial, StopReason.running)
         finite = jnp.isfinite(process.alpha)
@@ -220,26 +234,11 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
             vector,
             damp,
             carry.vectors.iterate,
-            self.estimates(unpack(carry.scalars)),
-            tolerances,
-            reason,
+            estimates=self.estimates(unpack(carry.scalars)),
+            tolerances=tolerances,
+            reason=reason,
         )
         return solution, {"num_steps": carry.num_steps, **verified}
-
-
-def _packing(
-    example: _Scalars,
-) -> tuple[Callable[[_Scalars], Array], Callable[[Array], _Scalars]]:
-    """To one array and back: a loop carry of twenty scalars costs twenty copies."""
-    treedef = jax.tree.structure(example)
-
-    def pack(scalars: _Scalars) -> Array:
-        return jnp.stack(jax.tree.leaves(scalars))
-
-    def unpack(packed: Array) -> _Scalars:
-        return jax.tree.unflatten(treedef, list(packed))
-
-    return pack, unpack
 
 
 def _default_steps(operator: AbstractOperator) -> int:

@@ -39,7 +39,7 @@ class _Vectors(eqx.Module):
 
 
 class LSMR(AbstractGolubKahanSolver):
-    r"""Minimises $\\|Ax - b\\|^2 + \\lambda^2 \\|x\\|^2$; ‖Aᴴr‖ decreases monotonically.
+    r"""Minimises $\|Ax - b\|^2 + \lambda^2 \|x\|^2$; ‖Aᴴr‖ decreases monotonically.
 
     **Use when** in doubt: the normal residual, which certifies a least-squares
     solution, falls at every step, so that stopping early is safe.
@@ -113,7 +113,9 @@ class LSMR(AbstractGolubKahanSolver):
         )
         taud = (zeta - thetatilde * tautilde) * tree.safe_reciprocal(rhod)
         damped_part = old.damped_part + betacheck * betacheck
-        residual_norm = tree.safe_sqrt(damped_part + (betad - taud) ** 2 + betadd * betadd)
+        residual_norm = tree.safe_sqrt(
+            damped_part + (betad - taud) ** 2 + betadd * betadd
+        )
 
         new = _Scalars(
             alphabar=c * alpha,

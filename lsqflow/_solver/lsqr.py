@@ -32,7 +32,7 @@ class _Vectors(eqx.Module):
 
 
 class LSQR(AbstractGolubKahanSolver):
-    r"""Minimises $\\|Ax - b\\|^2 + \\lambda^2 \\|x\\|^2$; ‖r‖ decreases monotonically.
+    r"""Minimises $\|Ax - b\|^2 + \lambda^2 \|x\|^2$; ‖r‖ decreases monotonically.
 
     **Use when** the system is consistent, or the residual itself is what matters, or
     iterates must match those of conjugate gradients on the normal equations.

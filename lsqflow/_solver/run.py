@@ -42,15 +42,17 @@ def _run_lineax(
     if damp is not None:
         problem = Damped(operator, damp)
         rhs = (vector, tree.zeros(operator.in_structure()))
+    # The type of a solver's state is its own affair.
+    method: Any = solver
     if isinstance(solver, lx.Cholesky) and not lx.is_positive_semidefinite(problem):
-        solver = lx.Normal(solver)
+        method = lx.Normal(solver)
     options: dict[str, Any] = {}
-    state = solver.init(problem, options)
-    x, result, own_stats = solver.compute(state, rhs, options)
+    state = method.init(problem, options)
+    x, result, own_stats = method.compute(state, rhs, options)
 
     # x = Aᴴ y for y = (Aᴴ)⁺ x; damped, y = r / λ².
-    adjoint_state, _ = solver.conj(*solver.transpose(state, options))
-    y, _, _ = solver.compute(adjoint_state, x, options)
+    adjoint_state, _ = method.conj(*method.transpose(state, options))
+    y, _, _ = method.compute(adjoint_state, x, options)
     residual = tree.sub(vector, operator.mv(x))
     normal_residual = operator.adjoint_mv(residual)
     if damp is not None:
