@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from . import _maybe as maybe, _tree as tree
+from . import _maybe as maybe
 from ._linear_map import AbstractLinearMap, Lazy
 from ._maybe import Maybe
 from ._operator.base import AbstractOperator
@@ -129,7 +129,7 @@ class _P(AbstractLinearMap):
         return solution, PrimalDual(x_dot, y_dot, r_dot), stats
 
 
-def _dualmaybe.tangent(parameters: tuple[Problem, Vector], inputs: Any) -> Maybe:
+def _dual_tangent(parameters: tuple[Problem, Vector], inputs: Any) -> Maybe:
     """ẏ = L_{Aᴴ}([λ = 0] ẋ − Ȧᴴy, [λ > 0] (ḃ − Ȧx − 2λλ̇y), [λ = 0] Ȧw), w = A⁺y."""
     problem, y = parameters
     A_dot, x_dot, Ay, d = inputs
