@@ -26,7 +26,8 @@ def vector(rows: int) -> Array:
 def solution_and_gradient(A: Array, b: Array) -> tuple[Array, Array, Array]:
     """`x = A⁺ b`, and the gradient of ‖x‖² with respect to `A` and `b`, in closed form.
 
-    Golub and Pereyra (1973): dA⁺ = −A⁺ dA A⁺ + A⁺A⁺ᵀ dAᵀ (I − AA⁺) + (I − A⁺A) dAᵀ A⁺ᵀA⁺.
+    Golub and Pereyra (1973):
+    dA⁺ = −A⁺ dA A⁺ + A⁺A⁺ᵀ dAᵀ (I − AA⁺) + (I − A⁺A) dAᵀ A⁺ᵀA⁺.
     """
     inverse = np.linalg.pinv(A)
     x = inverse @ b

@@ -84,8 +84,8 @@ def main(*, quick: bool) -> None:
     del quick
     print(
         f"\nLSMR, rtol = {TOLERANCE:g}, κ = {CONDITION:g} of what is not zero, normal "
-        "random b and cotangent; gradient with respect\nto A, b and λ. `transposed` is a "
-        "standalone solve with Aᵀ for the cotangent.\n"
+        "random b and cotangent; gradient with respect\nto A, b and λ. `transposed` is "
+        "a standalone solve with Aᵀ for the cotangent.\n"
     )
     rows = []
     for shape_name, (height, width) in SHAPES.items():

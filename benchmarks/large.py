@@ -37,7 +37,7 @@ def loss(operator: ScaledShift, vector: Any) -> Any:
 
 
 def child(size: int, kind: str) -> None:
-    """Solve and differentiate; print seconds, XLA's temporaries and the peak, in GiB."""
+    """Solve, differentiate; print seconds, XLA's temporaries and the peak, in GiB."""
     diagonal = jnp.linspace(1, 2, size, dtype=jnp.float32)
     operator = ScaledShift(diagonal, jnp.float32(0.5))
     vector = jax.random.normal(jax.random.key(0), (size,), jnp.float32)

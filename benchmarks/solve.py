@@ -18,20 +18,20 @@ from ._timing import compile_times, interleave
 TOLERANCE = 1e-10
 CONDITION = 1e2
 
-# Each library says what it is asked for; the stopping rules are those of LSMR's paper.
 SETTINGS = f"""
 Dense float64, κ = {CONDITION:g}, geometrically spaced singular values, normal random b.
-Loss ‖x‖², gradient with respect to A and b. `x error` and `gradient error` are relative,
-against closed forms.
+Loss ‖x‖², gradient with respect to A and b. Errors are relative, against
+closed forms.
 
 - lsqflow: `lf.lstsq(A, b, lf.LSMR(rtol={TOLERANCE:g}))`
 - lineax: `lx.linear_solve(A, b, lx.LSMR(rtol={TOLERANCE:g}, atol=0))`
-- matfree: `lsmr(atol={TOLERANCE:g}, btol={TOLERANCE:g})`, `lambda u, A: A.T @ u` and `u @ A`
+- matfree: `lsmr(atol={TOLERANCE:g}, btol={TOLERANCE:g})`, on `lambda u, A: A.T @ u`
+  and on `lambda u, A: u @ A`
 - SciPy: `lsmr(A, b, atol={TOLERANCE:g}, btol={TOLERANCE:g})`, forward only
 
 All stop at ‖r‖ ≤ tol (‖A‖ ‖x‖ + ‖b‖) or ‖Aᵀr‖ ≤ tol ‖A‖ ‖r‖, by the same estimates."""
 
-Solve = Callable[[Any, Any], tuple[Any, Any]]
+Solve = Callable[[Any, Any], tuple[Any, Any]]  # matrix, vector → solution, steps
 
 
 def lsqflow(A: Any, b: Any) -> tuple[Any, Any]:
@@ -108,37 +108,43 @@ def _compare(
     )
 
 
+def compare(shape: tuple[int, int], rounds: int) -> None:
+    """The three tables of one shape."""
+    A, b = matrix(*shape, CONDITION), vector(shape[0])
+    x, to_A, to_b = solution_and_gradient(A, b)
+    arrays = jnp.asarray(A), jnp.asarray(b)
+    print(f"\n### {shape[0]}×{shape[1]}")
+
+    calls: dict[str, Any] = {
+        name: lambda f=jax.jit(solve): f(*arrays) for name, solve in SOLVERS.items()
+    }
+    calls["SciPy"] = lambda: scipy_reference(A, b)
+    outputs = {name: call() for name, call in calls.items()}
+    extra = {
+        "steps": {name: int(out[1]) for name, out in outputs.items()},
+        "x error": {name: error(out[0], x) for name, out in outputs.items()},
+    }
+    times = interleave(calls, 3 * rounds)
+    _compare("Forward solve", times, FORWARD, extra)
+
+    calls = {
+        name: lambda f=jax.jit(value_and_grad(solve)): f(*arrays)
+        for name, solve in SOLVERS.items()
+    }
+    gradients = {name: call()[1] for name, call in calls.items()}
+    extra = {
+        "error of ∂A": {name: error(g[0], to_A) for name, g in gradients.items()},
+        "error of ∂b": {name: error(g[1], to_b) for name, g in gradients.items()},
+    }
+    times = interleave(calls, 2 * rounds)
+    _compare("Value and gradient", times, GRADIENT, extra)
+
+    makers = {name: fresh(solve) for name, solve in SOLVERS.items()}
+    times = compile_times(makers, arrays, rounds)
+    _compare("Tracing and compiling value and gradient", times, COMPILE, {})
+
+
 def main(*, quick: bool) -> None:
     print(SETTINGS)
     for shape in ((2000, 500), (500, 2000)):
-        A, b = matrix(*shape, CONDITION), vector(shape[0])
-        x, to_A, to_b = solution_and_gradient(A, b)
-        arrays = jnp.asarray(A), jnp.asarray(b)
-        print(f"\n### {shape[0]}×{shape[1]}")
-
-        calls: dict[str, Any] = {}
-        for name, solve in SOLVERS.items():
-            calls[name] = lambda f=jax.jit(solve): f(*arrays)
-        calls["SciPy"] = lambda: scipy_reference(A, b)
-        outputs = {name: call() for name, call in calls.items()}
-        extra = {
-            "steps": {name: int(out[1]) for name, out in outputs.items()},
-            "x error": {name: error(out[0], x) for name, out in outputs.items()},
-        }
-        times = interleave(calls, 5 if quick else 15)
-        _compare("Forward solve", times, FORWARD, extra)
-
-        for name, solve in SOLVERS.items():
-            calls[name] = lambda f=jax.jit(value_and_grad(solve)): f(*arrays)
-        del calls["SciPy"]
-        outputs = {name: call()[1] for name, call in calls.items()}
-        extra = {
-            "error of ∂A": {name: error(out[0], to_A) for name, out in outputs.items()},
-            "error of ∂b": {name: error(out[1], to_b) for name, out in outputs.items()},
-        }
-        times = interleave(calls, 3 if quick else 9)
-        _compare("Value and gradient", times, GRADIENT, extra)
-
-        makers = {name: fresh(solve) for name, solve in SOLVERS.items()}
-        times = compile_times(makers, arrays, 3 if quick else 7)
-        _compare("Tracing and compiling value and gradient", times, COMPILE, {})
+        compare(shape, 2 if quick else 7)

@@ -9,10 +9,11 @@ import lsqflow as lf
 
 from ._problems import matrix, vector
 from ._report import at_most, table
-from ._timing import Times, interleave
+from ._timing import interleave
 
 # A condition so bad that LSMR is still at work after the last step that is timed.
 CONDITION = 1e14
+FIRST = 100
 # Rows, columns, steps between the two runs, rounds, bar.
 CASES = (
     (2000, 500, 200, 30, 1.15),
@@ -47,52 +48,50 @@ def lsmr(A: Any, b: Any, steps: int, *, dual: bool) -> Any:
     return read, solution.stats["num_steps"]
 
 
+def compare(height: int, width: int, steps: int, rounds: int, bar: float) -> list[Any]:
+    """Rows for one shape: the solution alone, and with the dual."""
+    A, b = jnp.asarray(matrix(height, width, CONDITION)), jnp.asarray(vector(height))
+    kinds = {
+        "bare": bare,
+        "value": lambda A, b, n: lsmr(A, b, n, dual=False),
+        "value and dual": lambda A, b, n: lsmr(A, b, n, dual=True),
+    }
+    calls: dict[str, Any] = {}
+    for name, f in kinds.items():
+        for n in (FIRST, FIRST + steps):
+            run = jax.jit(f, static_argnums=2)
+            calls[f"{name} {n}"] = lambda run=run, n=n: run(A, b, n)
+            taken = n if name == "bare" else int(run(A, b, n)[1])
+            if taken != n:
+                msg = f"{height}×{width} stopped after {taken} of {n} steps."
+                raise RuntimeError(msg)
+    times = interleave(calls, rounds)
+    median, best = {}, {}
+    for name in kinds:
+        short, long = times[f"{name} {FIRST}"], times[f"{name} {FIRST + steps}"]
+        median[name] = 1e6 * (long.median - short.median) / steps
+        best[name] = 1e6 * (long.best - short.best) / steps
+    rows: list[Any] = []
+    for name in ("value", "value and dual"):
+        ratio = median[name] / median["bare"]
+        row = [f"{height}×{width}", name, median["bare"], median[name], ratio]
+        row += [
+            best[name] / best["bare"],
+            at_most(ratio, bar) if name == "value" else "",
+        ]
+        rows.append(row)
+    return rows
+
+
 def main(*, quick: bool) -> None:
     print(
-        f"\nDense float64, κ = {CONDITION:g}, tolerances zero, `throw=False`. Time of a "
-        "step: runs of n + N and of n\nsteps, their difference over N, n = 100. Bars are "
-        "on the solution alone; where `dual` is read too, XLA\nkeeps the recurrence of "
+        f"\nDense float64, κ = {CONDITION:g}, tolerances zero, `throw=False`. Time of "
+        f"a step: a run of {FIRST} + N\nsteps less one of {FIRST}, over N. Bars are on "
+        "the solution alone; where `dual` is read too, XLA keeps\nthe recurrence of "
         "the dual, four more vectors of the output space.\n"
     )
-    rows = []
+    rows: list[Any] = []
     for height, width, steps, rounds, bar in CASES:
-        A = jnp.asarray(matrix(height, width, CONDITION))
-        b = jnp.asarray(vector(height))
-        kinds = {
-            "bare": bare,
-            "value": lambda A, b, n: lsmr(A, b, n, dual=False),
-            "value and dual": lambda A, b, n: lsmr(A, b, n, dual=True),
-        }
-        calls: dict[str, Any] = {}
-        for name, f in kinds.items():
-            for n in (100, 100 + steps):
-                run = jax.jit(f, static_argnums=2)
-                calls[f"{name} {n}"] = lambda run=run, n=n: run(A, b, n)
-                if name != "bare":
-                    taken = int(run(A, b, n)[1])
-                    if taken != n:
-                        msg = f"{height}×{width} stopped after {taken} of {n} steps."
-                        raise RuntimeError(msg)
-        times = interleave(calls, rounds // 5 if quick else rounds)
-        per_step = {}
-        for name in kinds:
-            long, short = times[f"{name} {100 + steps}"], times[f"{name} 100"]
-            per_step[name] = Times([(long.median - short.median) / steps])
-            per_step[name + " best"] = Times([(long.best - short.best) / steps])
-        for name in ("value", "value and dual"):
-            ratio = per_step[name].over(per_step["bare"])
-            rows.append(
-                [
-                    f"{height}×{width}",
-                    name,
-                    1e6 * per_step["bare"].median,
-                    1e6 * per_step[name].median,
-                    ratio,
-                    per_step[name + " best"].over(per_step["bare best"]),
-                    at_most(ratio, bar) if name == "value" else "",
-                ]
-            )
-    table(
-        ["", "read", "bare µs", "LSMR µs", "ratio of medians", "of the least", "bar"],
-        rows,
-    )
+        rows += compare(height, width, steps, rounds // 5 if quick else rounds, bar)
+    columns = ["", "read", "bare µs", "LSMR µs", "ratio of medians", "of the least"]
+    table([*columns, "bar"], rows)

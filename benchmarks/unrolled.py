@@ -38,8 +38,7 @@ def compare(shape: tuple[int, int], steps: int, rounds: int) -> list[Any]:
         for name, adjoint in ADJOINTS.items()
     }
     row: list[Any] = [f"{shape[0]}×{shape[1]}", steps]
-    for program in programs.values():
-        row.append(program.memory_analysis().temp_size_in_bytes / 2**20)
+    row += [p.memory_analysis().temp_size_in_bytes / 2**20 for p in programs.values()]
     if steps not in TIMED:
         return [*row, "", "", "", ""]
     taken = {name: int(f(A, b)[0][1]) for name, f in programs.items()}
@@ -71,6 +70,4 @@ def main(*, quick: bool) -> None:
     ]
     table([*columns, "unrolled / implicit", "bar"], rows)
     grows = any(len({row[2] for row in rows if row[0] == r[0]}) > 1 for r in rows)
-    print(
-        f"Memory of implicit grows with steps: {'YES, NOT met' if grows else 'no, met'}."
-    )
+    print(f"Memory of implicit grows with steps: {'YES, NOT met' if grows else 'no'}.")
