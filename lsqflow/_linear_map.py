@@ -33,8 +33,8 @@ class AbstractLinearMap(eqx.Module):
         """The value, and auxiliary output without derivatives."""
 
     @abc.abstractmethod
-    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any) -> tuple[Any, Any, Any]:
-        """The value, its tangent, and auxiliary output.
+    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any, value: Any) -> Any:
+        """The tangent of the value, which is given.
 
         `tangent` is the module with tangents for leaves.
         """
@@ -69,11 +69,11 @@ class Lazy(AbstractLinearMap):
     def apply(self, arg: Any) -> tuple[Any, Any]:
         return self.fun(self.parameters, arg), None
 
-    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any) -> tuple[Any, Any, Any]:
-        out, out_tangent = eqx.filter_jvp(
+    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any, value: Any) -> Any:
+        _, out = eqx.filter_jvp(
             self.fun, (self.parameters, arg), (tangent.parameters, arg_tangent)
         )
-        return out, out_tangent, None
+        return out
 
     def transpose(self, arg: Any, cotangent: Any) -> Any:
         (out,) = jax.linear_transpose(lambda x: self.fun(self.parameters, x), arg)(
@@ -133,12 +133,14 @@ def _abstract_eval(*leaves: Any, jaxpr: Any, split: _Split, out: Any) -> Any:
 
 
 def _jvp(
-    primals: Sequence[Any], tangents: Sequence[Any], *, split: _Split, **_: Any
+    primals: Sequence[Any], tangents: Sequence[Any], **params: Any
 ) -> tuple[Sequence[Any], Sequence[Any]]:
+    primals_out = _linear_map_p.bind(*primals, **params)
+    value, aux = jax.tree.unflatten(params["out"], primals_out)
+    split: _Split = params["split"]
     linear_map, arg = split.join(primals)
     tangent, arg_tangent = split.join_tangents([_none_if_zero(t) for t in tangents])
-    value, value_tangent, aux = linear_map.jvp(tangent, arg, arg_tangent)
-    primals_out = jax.tree.leaves((value, aux))
+    value_tangent = linear_map.jvp(tangent, arg, arg_tangent, value)
     tangents_out = _leaves_like((value_tangent, None), (value, aux))
     return primals_out, [
         ad.Zero(jax.typeof(p).to_tangent_aval()) if t is None else t
@@ -180,14 +182,14 @@ class _Batched(AbstractLinearMap):
 
         return self.vmap(one, in_axes=(list(self.axes), 0))(self.leaves, arg)
 
-    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any) -> tuple[Any, Any, Any]:
-        def one(leaves: Any, tangent: Any, arg: Any, arg_tangent: Any) -> Any:
+    def jvp(self, tangent: Any, arg: Any, arg_tangent: Any, value: Any) -> Any:
+        def one(leaves: Any, tangent: Any, *rest: Any) -> Any:
             tangent = jax.tree.unflatten(self.treedef, tangent)
-            return self._map(leaves).jvp(tangent, arg, arg_tangent)
+            return self._map(leaves).jvp(tangent, *rest)
 
         axes = list(self.axes)
-        return self.vmap(one, in_axes=(axes, axes, 0, 0))(
-            self.leaves, tangent.leaves, arg, arg_tangent
+        return self.vmap(one, in_axes=(axes, axes, 0, 0, 0))(
+            self.leaves, tangent.leaves, arg, arg_tangent, value
         )
 
     def transpose(self, arg: Any, cotangent: Any) -> Any:

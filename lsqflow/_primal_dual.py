@@ -100,12 +100,11 @@ class _P(AbstractLinearMap):
         )
 
     def jvp(
-        self, tangent: "_P", arg: Vector, arg_tangent: Maybe
-    ) -> tuple[PrimalDual, PrimalDual, dict[str, Any]]:
+        self, tangent: "_P", arg: Vector, arg_tangent: Maybe, value: PrimalDual
+    ) -> PrimalDual:
         problem = self.problem.at(self.problem.operator)
         A, damp = problem.operator, problem.damp
-        solution, stats = self(arg)
-        x, y, r = solution.primal, solution.dual, solution.residual
+        x, y, r = value.primal, value.dual, value.residual
         b_dot = maybe.complete(arg_tangent, A.out_structure())
         A_dot, damp_dot = tangent.problem.operator, tangent.problem.damp
 
@@ -126,7 +125,7 @@ class _P(AbstractLinearMap):
         y_dot = None
         if any(leaf is not None for leaf in jax.tree.leaves(inputs)):
             y_dot, _ = Lazy(_dual_tangent, (problem, y))(inputs)
-        return solution, PrimalDual(x_dot, y_dot, r_dot), stats
+        return PrimalDual(x_dot, y_dot, r_dot)
 
 
 def _dual_tangent(parameters: tuple[Problem, Vector], inputs: Any) -> Maybe:
@@ -177,27 +176,26 @@ class _L(AbstractLinearMap):
             None if s is None else solution.residual,
         )
 
-    def jvp(self, tangent: "_L", arg: Any, arg_tangent: Any) -> tuple[Any, Any, None]:
+    def jvp(self, tangent: "_L", arg: Any, arg_tangent: Any, value: Vector) -> Maybe:
         problem = self.problem
         A, damp = problem.operator, problem.damp
         A_dot, damp_dot = tangent.problem.operator, tangent.problem.damp
-        out, _ = self(arg)
         ends = (A.out_structure(), A.in_structure(), A.in_structure())
         dots = tuple(
             maybe.complete(t, e) for t, e in zip(arg_tangent, ends, strict=True)
         )
         if not jax.tree.leaves((A_dot, damp_dot)):
-            return out, problem.inverse(*dots), None
+            return problem.inverse(*dots)
         undamped = tuple(maybe.if_undamped(damp, z) for z in arg)
         moved = _undamped_motion(problem.undamped(), A_dot, undamped)
         if damp is not None:
-            also = _damped_motion(problem, A_dot, damp_dot, arg, out)
+            also = _damped_motion(problem, A_dot, damp_dot, arg, value)
             moved = tuple(
                 maybe.add(maybe.if_undamped(damp, u), maybe.if_damped(damp, v))
                 for u, v in zip(moved, also, strict=True)
             )
         inputs = tuple(map(maybe.add, dots, moved))
-        return out, problem.inverse(*inputs), None
+        return problem.inverse(*inputs)
 
 
 def _undamped_motion(problem: Problem, A_dot: Any, arg: Any) -> tuple[Maybe, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree, Scalar
 
 Vector = PyTree[Array]
@@ -104,9 +105,18 @@ def _abs2(x: Array) -> Array:
 
 def norm(tree: Vector) -> Scalar:
     """The Euclidean norm, in the scalar dtype; zero for an empty tree."""
+    return safe_sqrt(_norm_squared(tree))
+
+
+def norm_and_inverse(tree: Vector) -> tuple[Scalar, Scalar]:
+    """The Euclidean norm and its inverse, which is 0 for a zero vector."""
+    return root(_norm_squared(tree))
+
+
+def _norm_squared(tree: Vector) -> Scalar:
     dtype = scalar_dtype(tree)
     squares = [jnp.sum(_abs2(x)).astype(dtype) for x in jax.tree.leaves(tree)]
-    return safe_sqrt(_total(squares, dtype))
+    return _total(squares, dtype)
 
 
 def inner(x: Vector, y: Vector) -> Scalar:
@@ -178,26 +188,47 @@ def where(pred: Scalar, x: Vector, y: Vector) -> Vector:
     return jax.tree.map(lambda a, b: jnp.where(pred, a, b), x, y)
 
 
+def _unless(pred: Array, constant: int, a: Scalar) -> Scalar:
+    """`jnp.where(pred, constant, a)` as one primitive: loops compile faster."""
+    return jax.lax.select(pred, jax.lax.full_like(a, constant), a)
+
+
 def safe_sqrt(a: Scalar) -> Scalar:
     """`√a`, with derivative 0 at 0: steps after convergence do not breed NaN."""
     zero = a == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, a)))
+    return _unless(zero, 0, jax.lax.sqrt(_unless(zero, 1, a)))
+
+
+def root(a: Scalar) -> tuple[Scalar, Scalar]:
+    """`√a` and `1 / √a`, both 0 at 0, for the price of one of them."""
+    zero = a == 0
+    inverse = _unless(zero, 0, jax.lax.rsqrt(_unless(zero, 1, a)))
+    return a * inverse, inverse
 
 
 def safe_reciprocal(a: Scalar) -> Scalar:
     """`1 / a`, and 0 where `a` is 0: a breakdown ends in zero vectors, not in NaN."""
     zero = a == 0
-    return jnp.where(zero, 0, 1 / jnp.where(zero, 1, a))
+    return _unless(zero, 0, 1 / _unless(zero, 1, a))
 
 
 def packing(
     example: PyTree[Scalar],
 ) -> tuple[Callable[[PyTree[Scalar]], Array], Callable[[Array], Any]]:
-    """To one array and back: a loop carry of twenty scalars costs twenty copies."""
+    """To one array and back: a loop carry of twenty scalars costs twenty copies.
+
+    Written with selections, which the compiler fuses with the scalars' own arithmetic;
+    a concatenation would be a kernel for each.
+    """
     treedef = jax.tree.structure(example)
 
     def pack(scalars: PyTree[Scalar]) -> Array:
-        return jnp.stack(jax.tree.leaves(scalars))
+        first, *rest = jax.tree.leaves(scalars)
+        positions = np.arange(len(rest) + 1)
+        packed = jnp.full(positions.shape, first)
+        for i, scalar in enumerate(rest, 1):
+            packed = jnp.where(positions == i, scalar, packed)
+        return packed
 
     def unpack(packed: Array) -> Any:
         return jax.tree.unflatten(treedef, list(packed))

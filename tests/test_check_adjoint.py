@@ -70,7 +70,5 @@ def test_check_adjoint_accepts_and_rejects(kind, key):
     assert str(report).count("WRONG") == 1
     assert report.adjoint_error < report.tolerance < report.linearity_error
     assert "A (v + 2 w)" in str(report)
-    with pytest.raises(
-        ValueError, match=r"`rmv` must return the structure of the input"
-    ):
+    with pytest.raises(ValueError, match=r"`rmv` must return .*input.*; it returned"):
         lf.check_adjoint(Untransposed(jnp.ones((4, 3), dense.dtype)), key)

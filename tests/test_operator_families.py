@@ -79,7 +79,7 @@ def test_function_operator_from_example_or_structure(kind):
 
 def test_gradient_with_respect_to_a_closed_over_array():
     A, b = matrix(rng(), (9, 6)), normal(rng(1), 9, np.float64)
-    weight, direction = normal(rng(2), 6, np.float64), normal(rng(3), 6, np.float64)
+    weight = normal(rng(2), 6, np.float64)
     scale = jnp.linspace(1, 2, 6)
 
     def loss(scale):
@@ -89,8 +89,6 @@ def test_gradient_with_respect_to_a_closed_over_array():
     # The solution is pinv(A) b / scale.
     x = np.linalg.pinv(A) @ b
     np.testing.assert_allclose(gradient, -weight * x / scale**2, rtol=1e-8)
-    tangent = eqx.filter_jvp(loss, (scale,), (jnp.asarray(direction),))[1]
-    np.testing.assert_allclose(tangent, gradient @ direction, rtol=1e-8)
 
 
 def test_equal_closures_share_one_compilation():
@@ -174,9 +172,10 @@ def test_jacobian_operator_against_jax_jacobian():
     op = lf.JacobianOperator(_residual, at, data, 2)
     columns = jax.jacobian(_residual)(at, data, 2)
     J = np.concatenate([columns["a"], columns["b"][:, None]], axis=1)
-    np.testing.assert_allclose(op.as_matrix(), J, rtol=1e-12)
-    np.testing.assert_allclose(op.T.as_matrix(), J.T, rtol=1e-12)
-    assert lf.check_adjoint(op, jax.random.key(0))
+    both = eqx.filter_jit(lambda op: (op.as_matrix(), op.T.mv(b), op.rmv(b)))
+    for got, want in zip(both(op), (J, J.T @ b, J.T @ b), strict=True):
+        got = np.append(got["a"], got["b"]) if isinstance(got, dict) else got
+        np.testing.assert_allclose(got, want, rtol=1e-12)
     x = solve(op, b)
     got = np.append(x["a"], x["b"])
     assert relative_error(got, np.linalg.pinv(J) @ b) < 1e-9

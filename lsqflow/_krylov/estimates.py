@@ -61,8 +61,8 @@ class Spectrum(eqx.Module):
         rhobar: Scalar,
         rhotemp: Scalar,
     ) -> "Spectrum":
-        """From `α_{k+1}, β_{k+1}`; `ρ_k, θ_{k+1}`; R̄'s last and current entry."""
-        (alpha, beta), (rho, theta) = bidiagonal, upper
+        """From `α_{k+1}, β_{k+1}`; `1/ρ_k, θ_{k+1}`; R̄'s last and current entry."""
+        (alpha, beta), (inverse, theta) = bidiagonal, upper
         largest, smallest = self.finished
         # R̄'s entry before the first is a placeholder; SciPy counts it, and so reports
         # a condition of 1 / ‖A‖ for small operators.
@@ -70,7 +70,6 @@ class Spectrum(eqx.Module):
         smallest = jnp.where(first, smallest, jnp.minimum(smallest, rhobar))
         largest = jnp.where(first, largest, jnp.maximum(largest, rhobar))
         norm_squared = self.norm_squared + beta * beta
-        inverse = tree.safe_reciprocal(rho)
         return Spectrum(
             norm_squared=norm_squared + alpha * alpha,
             norm=tree.safe_sqrt(norm_squared),

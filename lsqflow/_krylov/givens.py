@@ -8,15 +8,14 @@ from .. import _tree as tree
 Scalar = Float[Array, ""]
 
 
-def givens(a: Scalar, b: Scalar) -> tuple[Scalar, Scalar, Scalar]:
-    """The rotation `[c s; -s c]` that takes `(a, b)` to `(r, 0)`, with `r ≥ 0`.
+def givens(a: Scalar, b: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+    """`c, s, r, 1 / r` of the rotation `[c s; -s c]` of `(a, b)` to `(r, 0)`, `r ≥ 0`.
 
-    The identity for `a = b = 0`. One square root and one division: on small problems
-    these are what a step costs.
+    The identity for `a = b = 0`, with 0 for `1 / r`. One reciprocal square root: on
+    small problems these are what a step costs.
     """
-    r = tree.safe_sqrt(a * a + b * b)
-    inverse = tree.safe_reciprocal(r)
-    return jnp.where(r == 0, 1, a * inverse), b * inverse, r
+    r, inverse = tree.root(a * a + b * b)
+    return jnp.where(r == 0, 1, a * inverse), b * inverse, r, inverse
 
 
 def undamp(
@@ -29,5 +28,5 @@ def undamp(
     """
     if damp is None:
         return rhs, jnp.zeros_like(rhs), diagonal
-    c, s, rotated = givens(diagonal, damp)
+    c, s, rotated, _ = givens(diagonal, damp)
     return c * rhs, s * rhs, rotated

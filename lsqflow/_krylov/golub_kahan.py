@@ -57,20 +57,18 @@ class GolubKahan(eqx.Module):
     @classmethod
     def start(cls, operator: LinearPair, vector: Vector) -> "GolubKahan":
         """`β₁ u₁ = b`, `α₁ v₁ = Aᴴ u₁`."""
-        beta = tree.norm(vector)
-        u = tree.scale(tree.safe_reciprocal(beta), vector)
+        beta, inverse = tree.norm_and_inverse(vector)
+        u = tree.scale(inverse, vector)
         v = operator.adjoint_mv(u)
-        alpha = tree.norm(v)
-        inverse = tree.safe_reciprocal(alpha)
+        alpha, inverse = tree.norm_and_inverse(v)
         return cls(u, Pair(tree.scale(inverse, v), tree.scale(inverse, u)), alpha, beta)
 
     def step(self, operator: LinearPair) -> "GolubKahan":
         """One step: a product with the operator, one with its adjoint."""
         u = tree.axpy(-self.alpha, self.u, operator.mv(self.pair.v))
-        beta = tree.norm(u)
-        u = tree.scale(tree.safe_reciprocal(beta), u)
+        beta, inverse = tree.norm_and_inverse(u)
+        u = tree.scale(inverse, u)
         v = tree.axpy(-beta, self.pair.v, operator.adjoint_mv(u))
-        alpha = tree.norm(v)
-        inverse = tree.safe_reciprocal(alpha)
+        alpha, inverse = tree.norm_and_inverse(v)
         q = tree.scale(inverse, tree.axpy(-beta, self.pair.q, u))
         return GolubKahan(u, Pair(tree.scale(inverse, v), q), alpha, beta)

@@ -14,9 +14,10 @@ Scalar = Float[Array, ""]
 
 
 class _Scalars(eqx.Module):
-    # Names as in Fong and Saunders (2011), §2.8 and §3; `d` marks dots, `t` tildes.
+    # Names as in Fong and Saunders (2011), §2.8 and §3; `d` marks dots, `inverse` is
+    # 1 / (ρ ρ̄).
     alphabar: Scalar
-    rho: Scalar
+    inverse: Scalar
     rhobar: Scalar
     cbar: Scalar
     sbar: Scalar
@@ -69,7 +70,7 @@ class LSMR(AbstractGolubKahanSolver):
         zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
         return _Scalars(
             alphabar=alpha,
-            rho=one,
+            inverse=one,
             rhobar=one,
             cbar=one,
             sbar=zero,
@@ -94,23 +95,21 @@ class LSMR(AbstractGolubKahanSolver):
     ) -> tuple[_Scalars, tuple[Scalar, ...]]:
         # Rotations: damping out (hat), B to R (rho), Rᵀ to R̄ (bar).
         betaacute, betacheck, alphahat = undamp(old.betadd, old.alphabar, damp)
-        c, s, rho = givens(alphahat, beta)
+        c, s, rho, inverse = givens(alphahat, beta)
         theta = s * alpha
         thetabar = old.sbar * rho
         rhotemp = old.cbar * rho
-        cbar, sbar, rhobar = givens(rhotemp, theta)
+        cbar, sbar, rhobar, inversebar = givens(rhotemp, theta)
         zeta = cbar * old.zetabar
 
         # ‖r‖, through the QR factorisation of R̄ᵀ (tilde).
         betahat = c * betaacute
         betadd = -s * betaacute
-        ctilde, stilde, rhotilde = givens(old.rhod, thetabar)
+        ctilde, stilde, _, inversetilde = givens(old.rhod, thetabar)
         thetatilde = stilde * rhobar
         rhod = ctilde * rhobar
         betad = ctilde * betahat - stilde * old.betad
-        tautilde = (old.zeta - old.thetatilde * old.tautilde) * tree.safe_reciprocal(
-            rhotilde
-        )
+        tautilde = (old.zeta - old.thetatilde * old.tautilde) * inversetilde
         taud = (zeta - thetatilde * tautilde) * tree.safe_reciprocal(rhod)
         damped_part = old.damped_part + betacheck * betacheck
         residual_norm = tree.safe_sqrt(
@@ -119,7 +118,7 @@ class LSMR(AbstractGolubKahanSolver):
 
         new = _Scalars(
             alphabar=c * alpha,
-            rho=rho,
+            inverse=inverse * inversebar,
             rhobar=rhobar,
             cbar=cbar,
             sbar=sbar,
@@ -133,13 +132,11 @@ class LSMR(AbstractGolubKahanSolver):
             damped_part=damped_part,
             residual_norm=residual_norm,
             spectrum=old.spectrum.update(
-                (alpha, beta), (rho, theta), old.rhobar, rhotemp
+                (alpha, beta), (inverse, theta), old.rhobar, rhotemp
             ),
         )
-        inverse = tree.safe_reciprocal(rho)
-        inversebar = tree.safe_reciprocal(rhobar)
         return new, (
-            -thetabar * rho * tree.safe_reciprocal(old.rho * old.rhobar),
+            -thetabar * rho * old.inverse,
             zeta * inverse * inversebar,
             -theta * inverse,
         )

@@ -81,13 +81,13 @@ class LSQR(AbstractGolubKahanSolver):
     ) -> tuple[_Scalars, tuple[Scalar, ...]]:
         # Rotations: damping out (hat), B to R.
         phihat, psi, rhohat = undamp(old.phiflat, old.rhoflat, damp)
-        c, s, rho = givens(rhohat, beta)
+        c, s, rho, inverse = givens(rhohat, beta)
         theta = s * alpha
         phi = c * phihat
         phiflat = s * phihat
         damped_part = old.damped_part + psi * psi
         rhotemp = old.cbar * rho
-        cbar, sbar, rhobar = givens(rhotemp, theta)
+        cbar, sbar, rhobar, _ = givens(rhotemp, theta)
         new = _Scalars(
             rhoflat=-c * alpha,
             phiflat=phiflat,
@@ -98,10 +98,9 @@ class LSQR(AbstractGolubKahanSolver):
             cbar=cbar,
             sbar=sbar,
             spectrum=old.spectrum.update(
-                (alpha, beta), (rho, theta), old.rhobar, rhotemp
+                (alpha, beta), (inverse, theta), old.rhobar, rhotemp
             ),
         )
-        inverse = tree.safe_reciprocal(rho)
         return new, (phi * inverse, -theta * inverse)
 
     def combine(
