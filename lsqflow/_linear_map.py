@@ -32,6 +32,15 @@ class AbstractLinearMap(eqx.Module):
     def apply(self, arg: Any) -> tuple[Any, Any]:
         """The value, and auxiliary output without derivatives."""
 
+    def like(self, arg: Any) -> Any:
+        """Something with the type of the value, for a map without auxiliary output.
+
+        Reverse mode makes maps only to transpose them. Given their type, they are not
+        traced until somebody applies them. `None` asks for a trace.
+        """
+        del arg
+        return None
+
     @abc.abstractmethod
     def jvp(self, tangent: Any, arg: Any, arg_tangent: Any, value: Any) -> Any:
         """The tangent of the value, which is given.
@@ -47,13 +56,16 @@ class AbstractLinearMap(eqx.Module):
         """`apply` as one primitive, with `jvp` and `transpose` for its rules."""
         linear_map, arg = tree.vary((self, arg), tree.manual_axes((self, arg)))
         leaves, split = _split(linear_map, arg)
+        lazily = linear_map.like(arg) is not None
         jaxpr, out = jax.make_jaxpr(
-            lambda *leaves: _apply(split, leaves), return_shape=True
+            lambda *leaves: _like(split, leaves) if lazily else _apply(split, leaves),
+            return_shape=True,
         )(*leaves)
+        out = jax.tree.structure(out)
         flat = _linear_map_p.bind(
-            *leaves, jaxpr=jaxpr, split=split, out=jax.tree.structure(out)
+            *leaves, jaxpr=jaxpr, lazily=lazily, split=split, out=out
         )
-        return jax.tree.unflatten(jax.tree.structure(out), flat)
+        return jax.tree.unflatten(out, flat)
 
 
 class Lazy(AbstractLinearMap):
@@ -65,9 +77,13 @@ class Lazy(AbstractLinearMap):
 
     fun: Callable[[Any, Any], Any] = eqx.field(static=True)
     parameters: Any
+    example: Any
 
     def apply(self, arg: Any) -> tuple[Any, Any]:
         return self.fun(self.parameters, arg), None
+
+    def like(self, arg: Any) -> Any:
+        return self.example
 
     def jvp(self, tangent: Any, arg: Any, arg_tangent: Any, value: Any) -> Any:
         _, out = eqx.filter_jvp(
@@ -109,6 +125,11 @@ def _apply(split: _Split, leaves: Sequence[Any]) -> tuple[Any, Any]:
     return linear_map.apply(arg)
 
 
+def _like(split: _Split, leaves: Sequence[Any]) -> tuple[Any, None]:
+    linear_map, arg = split.join(leaves)
+    return linear_map.like(arg), None
+
+
 def _none_if_zero(x: Any) -> Any:
     return None if type(x) is ad.Zero else x
 
@@ -122,13 +143,17 @@ def _leaves_like(partial: Any, like: Any) -> list[Any]:
     return result
 
 
-def _impl(*leaves: Any, jaxpr: Any, split: _Split, out: Any) -> Sequence[Any]:
-    del split, out
+def _impl(
+    *leaves: Any, jaxpr: Any, lazily: bool, split: _Split, out: Any
+) -> Sequence[Any]:
+    del out
+    if lazily:  # the traced program has the types of the map, but not what it does
+        return jax.tree.leaves(_apply(split, leaves))
     return jexc.jaxpr_as_fun(jaxpr)(*leaves)
 
 
-def _abstract_eval(*leaves: Any, jaxpr: Any, split: _Split, out: Any) -> Any:
-    del leaves, split, out
+def _abstract_eval(*leaves: Any, jaxpr: Any, **_: Any) -> Any:
+    del leaves
     return jaxpr.out_avals, jaxpr.effects
 
 
@@ -149,9 +174,8 @@ def _jvp(
 
 
 def _transpose(
-    cotangents: Sequence[Any], *leaves: Any, jaxpr: Any, split: _Split, out: Any
+    cotangents: Sequence[Any], *leaves: Any, split: _Split, out: Any, **_: Any
 ) -> Sequence[Any]:
-    del jaxpr
     if all(type(c) is ad.Zero for c in cotangents):  # kept alive by its side effects
         return [None] * len(leaves)
     unknown = [ad.is_undefined_primal(x) for x in leaves]

@@ -124,7 +124,7 @@ class _P(AbstractLinearMap):
         inputs = (A_dot, x_dot, Ay, maybe.sub(c, maybe.scale(shift, y)))
         y_dot = None
         if any(leaf is not None for leaf in jax.tree.leaves(inputs)):
-            y_dot, _ = Lazy(_dual_tangent, (problem, y))(inputs)
+            y_dot, _ = Lazy(_dual_tangent, (problem, y), example=y)(inputs)
         return PrimalDual(x_dot, y_dot, r_dot)
 
 
@@ -162,6 +162,12 @@ class _L(AbstractLinearMap):
             null = adjoint.undamped().run(maybe.if_undamped(damp, s))[0].residual
             out = maybe.add(out, maybe.if_undamped(damp, null))
         return out, None
+
+    def like(self, arg: tuple[Maybe, Maybe, Maybe]) -> Vector:
+        c, d, s = arg
+        if d is None and s is None:
+            return self.problem.operator.adjoint_mv(c)
+        return s if d is None else d
 
     def transpose(self, arg: Any, cotangent: Maybe) -> Any:
         c, d, s = arg
