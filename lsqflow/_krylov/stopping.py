@@ -119,11 +119,12 @@ def verdict(
     broken = ~finite & (reason != StopReason.nonfinite_input)
     reason = StopReason.where(broken, StopReason.nonfinite, reason)
 
+    inconsistent = claimed & least_squares & ~consistent
     if damp is None:
-        inconsistent = least_squares & ~consistent
-        dual = _without_residual(iterate.q, residual, claimed & inconsistent)
+        dual = _without_residual(iterate.q, residual, inconsistent)
     else:
-        dual = _with_null_part(iterate.q, residual, damp, noise)
+        dual = _without_residual(iterate.q, residual, inconsistent & (damp == 0))
+        dual = _with_null_part(dual, residual, damp, noise)
     stats = {
         "residual_norm": residual_norm,
         "normal_residual_norm": normal_residual_norm,

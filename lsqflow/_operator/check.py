@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Key
+from jaxtyping import Array, ArrayLike, Key
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
@@ -41,7 +41,7 @@ class AdjointReport:
 
 
 def check_adjoint(
-    operator: lx.AbstractLinearOperator | Array, key: Key[Array, ""]
+    operator: lx.AbstractLinearOperator | ArrayLike, key: Key[Array, ""]
 ) -> AdjointReport:
     """Test with random vectors that `rmv` is the transpose of `mv`, and `mv` linear.
 

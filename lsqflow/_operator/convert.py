@@ -52,7 +52,7 @@ def as_operator(operator: Any) -> AbstractOperator:
     if isinstance(operator, AbstractOperator):
         return operator
     if isinstance(operator, lx.MatrixLinearOperator):
-        return MatrixOperator(operator.matrix, operator.tags)
+        return MatrixOperator(jnp.asarray(operator.matrix), operator.tags)
     if isinstance(operator, lx.AbstractLinearOperator):
         return LineaxOperator(operator)
     if isinstance(operator, jax.Array | np.ndarray):

@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_jaxpr
 from jaxtyping import Array
@@ -23,7 +24,7 @@ class _Code:
 
     def __init__(self, jaxpr: Any) -> None:
         self.jaxpr = jaxpr
-        self._key = _fingerprint(jaxpr)
+        self._key = _fingerprint(jaxpr)[:3]
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:
@@ -105,7 +106,7 @@ class Program(eqx.Module):
         """Trace `fn` at arguments of the given structures."""
         closed, out = jax.make_jaxpr(fn, return_shape=True)(*structures)
         return cls(
-            consts=list(closed.consts),
+            consts=[jnp.asarray(c) for c in closed.consts],
             code=_Code(closed.jaxpr),
             structures=tree.StaticStructure((structures, tree.structure(out))),
         )
