@@ -28,12 +28,15 @@ class Times(NamedTuple):
 
 
 def interleave(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Times]:
-    """Time each call once a round, A B C A B C …, after one untimed round."""
-    for call in calls.values():
-        jax.block_until_ready(call())
+    """Time each call once a round, A B C A B C …
+
+    Before each timed call the same call runs untimed: caches and threads of the one
+    before (NumPy's BLAS spins for a while) must not tell on the next in turn.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            jax.block_until_ready(call())
             start = time.perf_counter()
             jax.block_until_ready(call())
             times[name].append(time.perf_counter() - start)
