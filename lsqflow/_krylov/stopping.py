@@ -112,7 +112,7 @@ def verdict(
         damped_norm * inverse_norm, normal_residual_norm * inverse_norm * inverse_norm
     ) * tree.safe_reciprocal(solution_norm)
     demanding = tolerances.rtol < tolerances.eps**0.5
-    hollow = demanding & (error > _NO_DIGITS)
+    hollow = demanding & (error > jnp.maximum(_NO_DIGITS, _SLACK * tolerances.rtol))
     false_claim = claimed & (~(consistent | least_squares) | hollow)
     reason = StopReason.where(false_claim, StopReason.inaccurate, reason)
     finite = jnp.isfinite(normal_residual_norm) & jnp.isfinite(solution_norm)
