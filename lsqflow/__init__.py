@@ -4,6 +4,7 @@ import importlib.metadata
 
 from lineax import QR as QR, SVD as SVD, Cholesky as Cholesky
 
+from . import testing as testing
 from ._adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,
@@ -11,17 +12,49 @@ from ._adjoint import (
 )
 from ._lstsq import lstsq as lstsq
 from ._operator import protocol as _protocol
+from ._operator.algebra import Composed as Composed, Scaled as Scaled, Sum as Sum
 from ._operator.base import AbstractOperator as AbstractOperator
+from ._operator.block import (
+    Block as Block,
+    BlockDiagonal as BlockDiagonal,
+    HStack as HStack,
+    VStack as VStack,
+)
 from ._operator.check import (
     AdjointReport as AdjointReport,
     check_adjoint as check_adjoint,
 )
 from ._operator.convert import as_operator as as_operator
+from ._operator.diagonal import (
+    Diagonal as Diagonal,
+    Identity as Identity,
+    Zero as Zero,
+)
 from ._operator.function import (
     FunctionOperator as FunctionOperator,
     JacobianOperator as JacobianOperator,
 )
+from ._operator.kronecker import (
+    Kronecker as Kronecker,
+    KroneckerSum as KroneckerSum,
+)
+from ._operator.low_rank import (
+    DiagonalPlusLowRank as DiagonalPlusLowRank,
+    LowRank as LowRank,
+)
 from ._operator.matrix import MatrixOperator as MatrixOperator
+from ._operator.reshape import (
+    Imag as Imag,
+    Ravel as Ravel,
+    Real as Real,
+    Reshape as Reshape,
+)
+from ._operator.selection import (
+    LeafSelection as LeafSelection,
+    Mask as Mask,
+    Permutation as Permutation,
+    Selection as Selection,
+)
 from ._solution import (
     PrimalDual as PrimalDual,
     Solution as Solution,
@@ -34,6 +67,7 @@ from ._solver.base import (
 )
 from ._solver.lsmr import LSMR as LSMR
 from ._solver.lsqr import LSQR as LSQR
+from ._solver.woodbury import Woodbury as Woodbury
 
 del _protocol  # imported to register the operators with lineax
 

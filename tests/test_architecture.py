@@ -21,6 +21,7 @@ ORDER = [
     ("_primal_dual",),
     ("_adjoint",),
     ("_lstsq",),
+    ("testing",),
     ("__init__",),
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -3,11 +3,10 @@
 import abc
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, ArrayLike, Inexact
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
@@ -69,16 +68,16 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
         Solvers call it once a solve, before the loop.
         """
-        return Linearised.of(self)
+        return views.Linearised.of(self)
 
     def transpose(self) -> "AbstractOperator":
         """`Aᵀ`."""
-        return Transposed(self)
+        return views.Transposed(self)
 
     def conj(self) -> "AbstractOperator":
         """`A` with conjugated entries; itself if it is real."""
         real = not tree.is_complex((self.in_structure(), self.out_structure()))
-        return self if real else Conjugated(self)
+        return self if real else views.Conjugated(self)
 
     @property
     def H(self) -> "AbstractOperator":
@@ -104,114 +103,44 @@ class AbstractOperator(lx.AbstractLinearOperator):
             )
         return jnp.concatenate(blocks, axis=1)
 
+    # Arithmetic. An array is a matrix, a lineax operator is welcome, on either side.
 
-def _has_own_rmv(operator: AbstractOperator) -> bool:
-    return type(operator).rmv is not AbstractOperator.rmv
+    def __matmul__(self, other: Any) -> "AbstractOperator":
+        return algebra.compose(self, convert.as_operator(other))
 
+    def __rmatmul__(self, other: Any) -> "AbstractOperator":
+        return algebra.compose(convert.as_operator(other), self)
 
-def _hoist(function: Any, structure: Structure, axes: frozenset[Any]) -> Any:
-    """A linear function with all work that does not depend on its argument done."""
-    zeros = tree.vary(tree.zeros(structure), axes)
-    return jax.linearize(function, zeros)[1]
+    def __add__(self, other: Any) -> "AbstractOperator":
+        return algebra.add(self, convert.as_operator(other))
 
+    def __radd__(self, other: Any) -> "AbstractOperator":
+        return algebra.add(convert.as_operator(other), self)
 
-class Linearised(AbstractOperator):
-    """An operator whose vector-independent work is done; lives as long as one solve."""
+    def __sub__(self, other: Any) -> "AbstractOperator":
+        return algebra.add(self, -convert.as_operator(other))
 
-    forward: Any
-    backward: Any
-    structures: tree.StaticStructure = eqx.field(static=True)
-    known_tags: frozenset[object] = eqx.field(static=True)
+    def __rsub__(self, other: Any) -> "AbstractOperator":
+        return algebra.add(convert.as_operator(other), -self)
 
-    @classmethod
-    def of(cls, operator: AbstractOperator) -> "Linearised":
-        """Partially evaluate `mv`, and `rmv` where the class has its own."""
-        source, target = operator.in_structure(), operator.out_structure()
-        axes = tree.manual_axes(operator)
-        backward = (
-            _hoist(operator.rmv, target, axes) if _has_own_rmv(operator) else None
-        )
-        return cls(
-            forward=_hoist(operator.mv, source, axes),
-            backward=backward,
-            structures=tree.StaticStructure((source, target)),
-            known_tags=operator.tags(),
-        )
+    def __mul__(self, other: ArrayLike) -> "AbstractOperator":
+        return algebra.scale(other, self)
 
-    def mv(self, vector: Vector) -> Vector:
-        return self.forward(vector)
+    def __rmul__(self, other: ArrayLike) -> "AbstractOperator":
+        return algebra.scale(other, self)
 
-    def rmv(self, vector: Vector) -> Vector:
-        return super().rmv(vector) if self.backward is None else self.backward(vector)
+    def __truediv__(self, other: ArrayLike) -> "AbstractOperator":
+        return algebra.scale(other, self, invert=True)
 
-    def in_structure(self) -> Structure:
-        return self.structures.tree[0]
+    def __neg__(self) -> "AbstractOperator":
+        return algebra.scale(-1, self)
 
-    def out_structure(self) -> Structure:
-        return self.structures.tree[1]
+    # NumPy's scalars and arrays leave the arithmetic to us.
+    __array_ufunc__ = None
 
-    def tags(self) -> frozenset[object]:
-        return self.known_tags
-
-    def linearise(self) -> AbstractOperator:
-        return self
+    def __repr__(self) -> str:
+        return display.tree_of(self)
 
 
-class Transposed(AbstractOperator):
-    """`Aᵀ`: the two products of an operator, exchanged."""
-
-    operator: AbstractOperator
-
-    def mv(self, vector: Vector) -> Vector:
-        return self.operator.rmv(vector)
-
-    def rmv(self, vector: Vector) -> Vector:
-        return self.operator.mv(vector)
-
-    def in_structure(self) -> Structure:
-        return self.operator.out_structure()
-
-    def out_structure(self) -> Structure:
-        return self.operator.in_structure()
-
-    def tags(self) -> frozenset[object]:
-        return lx.transpose_tags(self.operator.tags())
-
-    def linearise(self) -> AbstractOperator:
-        return Transposed(self.operator.linearise())
-
-    def transpose(self) -> AbstractOperator:
-        return self.operator
-
-    def as_matrix(self) -> Inexact[Array, "rows columns"]:
-        return self.operator.as_matrix().T
-
-
-class Conjugated(AbstractOperator):
-    """`conj(A)`: conjugation before and after the products of a complex operator."""
-
-    operator: AbstractOperator
-
-    def mv(self, vector: Vector) -> Vector:
-        return tree.conj(self.operator.mv(tree.conj(vector)))
-
-    def rmv(self, vector: Vector) -> Vector:
-        return tree.conj(self.operator.rmv(tree.conj(vector)))
-
-    def in_structure(self) -> Structure:
-        return self.operator.in_structure()
-
-    def out_structure(self) -> Structure:
-        return self.operator.out_structure()
-
-    def tags(self) -> frozenset[object]:
-        return self.operator.tags()
-
-    def linearise(self) -> AbstractOperator:
-        return Conjugated(self.operator.linearise())
-
-    def conj(self) -> AbstractOperator:
-        return self.operator
-
-    def as_matrix(self) -> Inexact[Array, "rows columns"]:
-        return jnp.conj(self.operator.as_matrix())
+# What the methods above return are subclasses of the class above.
+from . import algebra, convert, display, views  # noqa: E402

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Key
 from .. import _tree as tree
 from .._tree import Structure, Vector
 from .convert import as_operator
+from .display import brief
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,8 @@ class AdjointReport:
 
         return "\n".join(
             (
-                f"operator from {self.in_structure}",
-                f"           to {self.out_structure}",
+                f"operator from {brief(self.in_structure)}",
+                f"           to {brief(self.out_structure)}",
                 line("⟨A v, u⟩ = ⟨v, Aᴴ u⟩", self.adjoint_error),
                 line("A (v + 2 w) = A v + 2 A w", self.linearity_error),
             )
@@ -68,7 +69,8 @@ def check_adjoint(
     got = tree.structure(Au)
     if got != source:
         raise ValueError(
-            f"`rmv` must return the input's structure, {source}; it returned {got}."
+            f"`rmv` must return the input's structure, {brief(source)}; it returned "
+            f"{brief(got)}."
         )
     scale = tree.norm(Av) * tree.norm(u) + tree.norm(v) * tree.norm(Au)
     gap = jnp.abs(_dot(tree.conj(u), Av) - _dot(Au, v))

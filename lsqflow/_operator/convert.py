@@ -9,7 +9,9 @@ import numpy as np
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
+from . import algebra
 from .base import AbstractOperator
+from .diagonal import Diagonal, Identity
 from .matrix import MatrixOperator
 
 
@@ -46,23 +48,61 @@ class LineaxOperator(AbstractOperator):
 def as_operator(operator: Any) -> AbstractOperator:
     """An operator from an operator, a lineax operator, or a two-dimensional array.
 
+    Sums, products, multiples, diagonal and identity operators of lineax become ours,
+    part by part. Sparse matrices (SciPy, BCOO, BCSR) become a
+    [`lsqflow.SparseOperator`][].
+
     **Raises:** `TypeError` for anything else, `ValueError` for an array that is not a
     matrix.
     """
-    if isinstance(operator, AbstractOperator):
-        return operator
-    if isinstance(operator, lx.MatrixLinearOperator):
-        return MatrixOperator(jnp.asarray(operator.matrix), operator.tags)
-    if isinstance(operator, lx.AbstractLinearOperator):
-        return LineaxOperator(operator)
-    if isinstance(operator, jax.Array | np.ndarray):
-        matrix = jnp.asarray(operator)
-        if not jnp.issubdtype(matrix.dtype, jnp.inexact):
-            matrix = matrix.astype(jnp.result_type(float))
-        return MatrixOperator(matrix)
+    match operator:
+        case AbstractOperator():
+            return operator
+        case lx.AbstractLinearOperator():
+            return _from_lineax(operator)
+        case jax.Array() | np.ndarray():
+            return _from_array(jnp.asarray(operator))
     msg = (
         "The operator must be a two-dimensional array, a lineax operator or an "
         f"`lsqflow.AbstractOperator`; got {type(operator).__name__}. Wrap a linear "
         "function in `lsqflow.FunctionOperator(fn, example)`."
     )
     raise TypeError(msg)
+
+
+def is_operator_like(x: Any) -> bool:
+    """Whether `x` is one operator, rather than a container of them."""
+    return isinstance(x, lx.AbstractLinearOperator) or hasattr(x, "tocsr")
+
+
+def _from_array(matrix: jax.Array) -> AbstractOperator:
+    if not jnp.issubdtype(matrix.dtype, jnp.inexact):
+        matrix = matrix.astype(jnp.result_type(float))
+    return MatrixOperator(matrix)
+
+
+def _from_lineax(  # noqa: PLR0911  one return a class
+    operator: lx.AbstractLinearOperator,
+) -> AbstractOperator:
+    match operator:
+        case lx.MatrixLinearOperator():
+            return MatrixOperator(jnp.asarray(operator.matrix), operator.tags)
+        case lx.IdentityLinearOperator():
+            if operator.in_structure() == operator.out_structure():
+                return Identity(operator.in_structure())
+        case lx.DiagonalLinearOperator():
+            return Diagonal(operator.diagonal)
+        case lx.ComposedLinearOperator():
+            left, right = map(as_operator, (operator.operator1, operator.operator2))
+            return algebra.compose(left, right)
+        case lx.AddLinearOperator():
+            left, right = map(as_operator, (operator.operator1, operator.operator2))
+            return algebra.add(left, right)
+        case lx.MulLinearOperator():
+            return algebra.scale(operator.scalar, as_operator(operator.operator))
+        case lx.DivLinearOperator():
+            inside = as_operator(operator.operator)
+            return algebra.scale(operator.scalar, inside, invert=True)
+        case lx.NegLinearOperator():
+            return -as_operator(operator.operator)
+    return LineaxOperator(operator)

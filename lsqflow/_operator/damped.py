@@ -5,9 +5,10 @@ from jaxtyping import Array, Float
 from .. import _tree as tree
 from .._tree import Structure, Vector
 from .base import AbstractOperator
+from .composite import AbstractComposite
 
 
-class Damped(AbstractOperator):
+class Damped(AbstractComposite):
     """The operator `x ↦ (A x, λ x)`, whose least squares are the damped ones of `A`."""
 
     operator: AbstractOperator
@@ -25,6 +26,3 @@ class Damped(AbstractOperator):
 
     def out_structure(self) -> Structure:
         return self.operator.out_structure(), self.operator.in_structure()
-
-    def linearise(self) -> AbstractOperator:
-        return Damped(self.operator.linearise(), self.damp)

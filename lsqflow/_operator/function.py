@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
-from .base import AbstractOperator, Linearised
+from .base import AbstractOperator
 from .program import Program
+from .views import Linearised
 
 
 class FunctionOperator(AbstractOperator):

@@ -32,19 +32,10 @@ class MatrixOperator(AbstractOperator):
             raise ValueError(msg)
 
     def mv(self, vector: Inexact[Array, " columns"]) -> Inexact[Array, " rows"]:
-        return self._matmul(self.matrix, vector, axis=0)
+        return matmul(self.matrix, vector, sharded_like=(self.matrix, 0))
 
     def rmv(self, vector: Inexact[Array, " rows"]) -> Inexact[Array, " columns"]:
-        return self._matmul(vector, self.matrix, axis=1)
-
-    def _matmul(self, left: Array, right: Array, axis: int) -> Array:
-        # On an explicit mesh a contraction over a sharded axis must say where its
-        # result lives: like the axis of the matrix that survives.
-        sharding = tree.explicit_sharding(self.matrix)
-        out = None if sharding is None else jax.P(sharding.spec[axis])
-        return jnp.matmul(
-            left, right, precision=jax.lax.Precision.HIGHEST, out_sharding=out
-        )
+        return matmul(vector, self.matrix, sharded_like=(self.matrix, 1))
 
     def in_structure(self) -> Structure:
         return jax.ShapeDtypeStruct((self.matrix.shape[1],), self.matrix.dtype)
@@ -65,3 +56,21 @@ class MatrixOperator(AbstractOperator):
         if not jnp.issubdtype(self.matrix.dtype, jnp.complexfloating):
             return self
         return MatrixOperator(jnp.conj(self.matrix), self.known_tags)
+
+
+def matmul(
+    left: Array, right: Array, sharded_like: tuple[Array, int] | None = None
+) -> Array:
+    """`left @ right` at the highest precision.
+
+    On an explicit mesh a contraction over a sharded axis must say where its result
+    lives: like an axis of a matrix.
+    """
+    out = None
+    if sharded_like is not None:
+        matrix, axis = sharded_like
+        sharding = tree.explicit_sharding(matrix)
+        out = None if sharding is None else jax.P(sharding.spec[axis])
+    return jnp.matmul(
+        left, right, precision=jax.lax.Precision.HIGHEST, out_sharding=out
+    )

@@ -1,0 +1,125 @@
+"""An operator seen otherwise: linearised, transposed, conjugated."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Inexact
+
+from .. import _tree as tree
+from .._tree import Structure, Vector
+from .base import AbstractOperator
+
+
+def _has_own_rmv(operator: AbstractOperator) -> bool:
+    return type(operator).rmv is not AbstractOperator.rmv
+
+
+def _hoist(function: Any, structure: Structure, axes: frozenset[Any]) -> Any:
+    """A linear function with all work that does not depend on its argument done."""
+    zeros = tree.vary(tree.zeros(structure), axes)
+    return jax.linearize(function, zeros)[1]
+
+
+class Linearised(AbstractOperator):
+    """An operator whose vector-independent work is done; lives as long as one solve."""
+
+    forward: Any
+    backward: Any
+    structures: tree.StaticStructure = eqx.field(static=True)
+    known_tags: frozenset[object] = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, operator: AbstractOperator) -> "Linearised":
+        """Partially evaluate `mv`, and `rmv` where the class has its own."""
+        source, target = operator.in_structure(), operator.out_structure()
+        axes = tree.manual_axes(operator)
+        backward = (
+            _hoist(operator.rmv, target, axes) if _has_own_rmv(operator) else None
+        )
+        return cls(
+            forward=_hoist(operator.mv, source, axes),
+            backward=backward,
+            structures=tree.StaticStructure((source, target)),
+            known_tags=operator.tags(),
+        )
+
+    def mv(self, vector: Vector) -> Vector:
+        return self.forward(vector)
+
+    def rmv(self, vector: Vector) -> Vector:
+        return super().rmv(vector) if self.backward is None else self.backward(vector)
+
+    def in_structure(self) -> Structure:
+        return self.structures.tree[0]
+
+    def out_structure(self) -> Structure:
+        return self.structures.tree[1]
+
+    def tags(self) -> frozenset[object]:
+        return self.known_tags
+
+    def linearise(self) -> AbstractOperator:
+        return self
+
+
+class Transposed(AbstractOperator):
+    """`Aᵀ`: the two products of an operator, exchanged."""
+
+    operator: AbstractOperator
+
+    def mv(self, vector: Vector) -> Vector:
+        return self.operator.rmv(vector)
+
+    def rmv(self, vector: Vector) -> Vector:
+        return self.operator.mv(vector)
+
+    def in_structure(self) -> Structure:
+        return self.operator.out_structure()
+
+    def out_structure(self) -> Structure:
+        return self.operator.in_structure()
+
+    def tags(self) -> frozenset[object]:
+        return lx.transpose_tags(self.operator.tags())
+
+    def linearise(self) -> AbstractOperator:
+        return Transposed(self.operator.linearise())
+
+    def transpose(self) -> AbstractOperator:
+        return self.operator
+
+    def as_matrix(self) -> Inexact[Array, "rows columns"]:
+        return self.operator.as_matrix().T
+
+
+class Conjugated(AbstractOperator):
+    """`conj(A)`: conjugation before and after the products of a complex operator."""
+
+    operator: AbstractOperator
+
+    def mv(self, vector: Vector) -> Vector:
+        return tree.conj(self.operator.mv(tree.conj(vector)))
+
+    def rmv(self, vector: Vector) -> Vector:
+        return tree.conj(self.operator.rmv(tree.conj(vector)))
+
+    def in_structure(self) -> Structure:
+        return self.operator.in_structure()
+
+    def out_structure(self) -> Structure:
+        return self.operator.out_structure()
+
+    def tags(self) -> frozenset[object]:
+        return self.operator.tags()
+
+    def linearise(self) -> AbstractOperator:
+        return Conjugated(self.operator.linearise())
+
+    def conj(self) -> AbstractOperator:
+        return self.operator
+
+    def as_matrix(self) -> Inexact[Array, "rows columns"]:
+        return jnp.conj(self.operator.as_matrix())

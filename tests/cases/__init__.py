@@ -1,0 +1,1 @@
+"""Operators for the conformance suite, one module a family."""
