@@ -8,7 +8,15 @@ import jax
 
 from ._report import header
 
-NAMES = ("solve", "step", "applications", "unrolled", "large", "reference")
+NAMES = (
+    "solve",
+    "step",
+    "applications",
+    "unrolled",
+    "tomography",
+    "large",
+    "reference",
+)
 
 
 def main() -> None:

@@ -24,16 +24,25 @@ from ._operator.check import (
     AdjointReport as AdjointReport,
     check_adjoint as check_adjoint,
 )
+from ._operator.circulant import Circulant as Circulant, Toeplitz as Toeplitz
 from ._operator.convert import as_operator as as_operator
+from ._operator.convolution import Convolution as Convolution
 from ._operator.diagonal import (
     Diagonal as Diagonal,
     Identity as Identity,
     Zero as Zero,
 )
+from ._operator.features import RandomFeatures as RandomFeatures
+from ._operator.fourier import FFT as FFT
 from ._operator.function import (
     FunctionOperator as FunctionOperator,
     JacobianOperator as JacobianOperator,
 )
+from ._operator.gauss_newton import GaussNewtonOperator as GaussNewtonOperator
+from ._operator.gradient import Gradient as Gradient, Laplacian as Laplacian
+from ._operator.integration import Integration as Integration
+from ._operator.interpolation import Interpolation as Interpolation
+from ._operator.kernel import KernelOperator as KernelOperator
 from ._operator.kronecker import (
     Kronecker as Kronecker,
     KroneckerSum as KroneckerSum,
@@ -43,6 +52,9 @@ from ._operator.low_rank import (
     LowRank as LowRank,
 )
 from ._operator.matrix import MatrixOperator as MatrixOperator
+from ._operator.padding import Padding as Padding
+from ._operator.radon import Radon as Radon
+from ._operator.resampling import Resampling as Resampling
 from ._operator.reshape import (
     Imag as Imag,
     Ravel as Ravel,
@@ -55,6 +67,20 @@ from ._operator.selection import (
     Permutation as Permutation,
     Selection as Selection,
 )
+from ._operator.sparse import SparseOperator as SparseOperator
+from ._operator.stencil import Difference as Difference
+from ._path import (
+    RegularizationPath as RegularizationPath,
+    regularization_path as regularization_path,
+)
+from ._project import minimum_norm as minimum_norm, project as project
+from ._pseudo_inverse import (
+    NullSpaceProjector as NullSpaceProjector,
+    PseudoInverse as PseudoInverse,
+    RangeProjector as RangeProjector,
+    pinv as pinv,
+)
+from ._regularizer import Tikhonov as Tikhonov
 from ._solution import (
     PrimalDual as PrimalDual,
     Solution as Solution,
@@ -68,6 +94,8 @@ from ._solver.base import (
 from ._solver.lsmr import LSMR as LSMR
 from ._solver.lsqr import LSQR as LSQR
 from ._solver.woodbury import Woodbury as Woodbury
+from .constraint.affine import Affine as Affine
+from .constraint.base import AbstractConstraint as AbstractConstraint
 
 del _protocol  # imported to register the operators with lineax
 

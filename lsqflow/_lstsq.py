@@ -1,29 +1,39 @@
 """`lstsq`: the one entry to solving."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from . import _tree as tree
 from ._adjoint import AbstractAdjoint, ImplicitAdjoint
+from ._bounded.box import Box, as_box
+from ._bounded.solve import solve_bounded
+from ._equality import solve_affine
+from ._inputs import as_damp, conform, require_unknown, root_weights
 from ._operator.base import AbstractOperator
-from ._operator.convert import as_operator
-from ._rewrite import warm_start
-from ._solution import Solution, result_of
+from ._operator.convert import OperatorLike, as_operator
+from ._regularizer import Tikhonov
+from ._rewrite import regularized, warm_start, weighted
+from ._solution import PrimalDual, Solution, result_of
 from ._solver.auto import AutoSolver
-from ._tree import Structure, Vector
+from ._tree import Vector
+from .constraint.affine import Affine
 
 
 def lstsq(
-    operator: lx.AbstractLinearOperator | ArrayLike,
+    operator: OperatorLike,
     vector: PyTree[ArrayLike],
     solver: lx.AbstractLinearSolver = AutoSolver(),
     *,
     damp: ArrayLike | None = None,
+    weights: PyTree[ArrayLike] | None = None,
+    regularizers: Sequence[Tikhonov] = (),
+    bounds: tuple[Any, Any] | None = None,
+    subject_to: Affine | None = None,
     x0: PyTree[ArrayLike] | None = None,
     adjoint: AbstractAdjoint = ImplicitAdjoint(),
     throw: bool = True,
@@ -32,8 +42,10 @@ def lstsq(
 
     Among several minimisers (λ = 0, rank-deficient or wide $A$), the one of least norm
     is returned. The result can be differentiated, forward and reverse and to any order,
-    with respect to the leaves of `operator`, to `vector` and to `damp`; one gradient
-    costs one more solve. It can be transformed by `jit`, `vmap` and `shard_map`.
+    with respect to the leaves of `operator`, to `vector`, `damp`, `weights`,
+    `regularizers`, `bounds` and `subject_to`; for a problem without constraints, one
+    gradient costs one more solve. It can be transformed by `jit`, `vmap` and
+    `shard_map`.
 
     **Arguments:**
 
@@ -45,6 +57,15 @@ def lstsq(
         default chooses.
     - `damp`: λ, a real scalar. `None` for an undamped problem; a traced zero gives the
         same solution, and allows to differentiate there.
+    - `weights`: $w \ge 0$, which multiply the squared residuals,
+        $\sum_i w_i |(A x - b)_i|^2$, such as inverse variances; with the structure of
+        `vector`, each leaf an array of its shape or a scalar. Weights and
+        damping do not interact. For correlated noise, pass `L @ A` and `L.mv(b)`.
+    - `regularizers`: terms to be added, each a [`lsqflow.Tikhonov`][].
+    - `bounds`: `(lower, upper)`, each a scalar, a pytree like the solution, or `None`;
+        `(0, None)` for non-negative solutions. Real problems only.
+    - `subject_to`: linear equations that hold exactly, an [`lsqflow.Affine`][].
+        Not together with `bounds`.
     - `x0`: a guess of the solution. Where the minimiser is not unique, the one nearest
         to `x0` is returned, instead of the one of least norm. It gets no derivative.
     - `adjoint`: how to differentiate: [`lsqflow.ImplicitAdjoint`][] (exact, at the cost
@@ -59,38 +80,76 @@ def lstsq(
     solve fails and `throw` is true.
     """
     operator = as_operator(operator)
-    vector = _conform(vector, operator.out_structure(), "vector", "output")
-    if x0 is not None:
-        x0 = _conform(x0, operator.in_structure(), "x0", "input")
-    damp = None if damp is None else _as_damp(damp, vector)
-    if not isinstance(solver, lx.AbstractLinearSolver):
-        raise TypeError(
-            "`solver` must be an lsqflow or lineax solver, such as `lsqflow.LSMR()`; "
-            f"got {solver!r}."
-        )
-    return _lstsq(operator, vector, solver, damp, x0, adjoint, throw)
+    source, target = operator.in_structure(), operator.out_structure()
+    vector = conform(vector, target, "vector", "output")
+    _require_types(solver, regularizers, subject_to)
+    if subject_to is not None:
+        require_unknown(subject_to.operator, source, "subject_to")
+    box = None
+    if bounds is not None:
+        if subject_to is not None:
+            raise ValueError("`bounds` and `subject_to` cannot be combined yet.")
+        box = as_box(*_pair(bounds), source)
+    return _lstsq(
+        operator,
+        vector,
+        solver,
+        damp=None if damp is None else as_damp(damp, vector),
+        roots=None if weights is None else root_weights(weights, target),
+        regularizers=tuple(regularizers),
+        constraint=box if subject_to is None else subject_to,
+        x0=None if x0 is None else conform(x0, source, "x0", "input"),
+        adjoint=adjoint,
+        throw=throw,
+    )
 
 
 @eqx.filter_jit
-def _lstsq(  # noqa: PLR0917
+def _lstsq(
     operator: AbstractOperator,
     vector: Vector,
     solver: lx.AbstractLinearSolver,
+    *,
     damp: Float[Array, ""] | None,
+    roots: Vector | None,
+    regularizers: tuple[Tikhonov, ...],
+    constraint: Affine | Box | None,
     x0: Vector | None,
     adjoint: AbstractAdjoint,
-    throw: bool,  # noqa: FBT001
+    throw: bool,
 ) -> Solution:
     if any(map(tree.explicit_sharding, jax.tree.leaves((operator, vector)))):
         guess = tree.zeros(operator.in_structure())
         vector = tree.reshard_like(vector, lambda: operator.mv(guess))
-    problem, back = (operator, vector, damp), None
-    if x0 is not None:
-        problem, back = warm_start(operator, vector, damp, x0)
-    state, stats = adjoint.solve(*problem, solver, throw=throw)
+    ways_back = []
+    if roots is not None:
+        (operator, vector), back = weighted(operator, vector, roots)
+        ways_back.append(back)
+    if regularizers:
+        (operator, vector), back = regularized(operator, vector, regularizers)
+        ways_back.append(back)
+
+    problem, multipliers = (operator, vector, damp), None
+    match constraint:
+        case Affine():
+            state, multipliers, stats = solve_affine(
+                problem, constraint, x0, solver, adjoint, throw=throw
+            )
+        case Box():
+            bounded, stats = solve_bounded(
+                *problem, constraint, solver, adjoint, x0=x0, throw=throw
+            )
+            multipliers = bounded.dual
+            state = PrimalDual(bounded.primal, None, bounded.residual)
+        case None:
+            if x0 is not None:
+                problem, back = warm_start(*problem, x0)
+                ways_back.append(back)
+            state, stats = adjoint.solve(*problem, solver, throw=throw)
     solution = state
-    if back is not None:
-        solution = back(state)
+    for back in reversed(ways_back):
+        solution = back(solution)
+    if ways_back:
         stats = {**stats, "residual_norm": tree.norm(solution.residual)}
     return Solution(
         value=solution.primal,
@@ -99,58 +158,32 @@ def _lstsq(  # noqa: PLR0917
         result=result_of(stats["stop_reason"]),
         stats=jax.lax.stop_gradient(stats),
         state=state,
+        multipliers=multipliers,
     )
 
 
-def _conform(x: Any, structure: Structure, name: str, end: str) -> Vector:
-    """`x` as arrays of the given structure, or an error that says what is wrong."""
-    x = jax.tree.map(jnp.asarray, x)
-    expected, got = jax.tree.structure(structure), jax.tree.structure(x)
-    if expected != got:
+def _pair(bounds: Any) -> tuple[Any, Any]:
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise ValueError(
-            f"`{name}` must have the pytree structure of the operator's {end}, "
-            f"{expected}; got {got}."
+            "`bounds` must be a pair `(lower, upper)`, such as `(0, None)`; got "
+            f"{bounds!r}."
         )
-
-    def leaf(path: Any, want: jax.ShapeDtypeStruct, have: Array) -> Array:
-        where = f"`{name}`{jax.tree_util.keystr(path)}"
-        if have.shape != want.shape:
-            hint = ""
-            if have.ndim == len(want.shape) + 1 and have.shape[:-1] == want.shape:
-                hint = (
-                    " For several right-hand sides, map over them: "
-                    "`jax.vmap(lambda b: lsqflow.lstsq(A, b), in_axes=-1)(B)`."
-                )
-            raise ValueError(
-                f"{where} must have the shape of the operator's {end}, {want.shape}; "
-                f"got {have.shape}.{hint}"
-            )
-        if not _safe_cast(have.dtype, want.dtype):
-            raise TypeError(
-                f"{where} must have the dtype of the operator's {end}, {want.dtype}; "
-                f"got {have.dtype}. Convert one of the two with `.astype`: lsqflow "
-                "changes no precision behind your back."
-            )
-        return have.astype(want.dtype)
-
-    return jax.tree_util.tree_map_with_path(leaf, structure, x)
+    return bounds[0], bounds[1]
 
 
-def _safe_cast(have: Any, want: Any) -> bool:
-    """Integers to anything; real to complex of the same precision."""
-    if have == want or not jnp.issubdtype(have, jnp.inexact):
-        return True
-    real = not jnp.issubdtype(have, jnp.complexfloating)
-    return real and jnp.finfo(want).dtype == have
-
-
-def _as_damp(damp: ArrayLike, vector: Vector) -> Float[Array, ""]:
-    if isinstance(damp, int | float) and not damp >= 0:
-        raise ValueError(f"`damp` must be non-negative; got {damp}.")
-    array = jnp.asarray(damp)
-    if array.shape != () or jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"`damp` must be a real scalar; got shape {array.shape} and dtype "
-            f"{array.dtype}. To weight unknowns, scale columns of the operator."
+def _require_types(solver: Any, regularizers: Any, subject_to: Any) -> None:
+    if not isinstance(solver, lx.AbstractLinearSolver):
+        raise TypeError(
+            "`solver` must be an lsqflow or lineax solver, such as `lsqflow.LSMR()`; "
+            f"got {solver!r}."
         )
-    return array.astype(tree.scalar_dtype(vector))
+    if not all(isinstance(term, Tikhonov) for term in regularizers):
+        raise TypeError(
+            "`regularizers` must be a sequence of `lsqflow.Tikhonov`; got "
+            f"{regularizers!r}."
+        )
+    if not isinstance(subject_to, Affine | None):
+        raise TypeError(
+            "`subject_to` must be an `lsqflow.Affine(C, d)`, for C x = d; got "
+            f"{subject_to!r}."
+        )

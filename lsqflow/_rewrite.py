@@ -1,23 +1,68 @@
 """Problems restated: each rewrite returns another problem, and the way back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from . import _tree as tree
+from ._inputs import conform, require_unknown
+from ._operator import algebra
 from ._operator.base import AbstractOperator
+from ._operator.block import VStack
 from ._operator.damped import Damped
+from ._operator.diagonal import Diagonal, Identity
+from ._regularizer import Tikhonov
 from ._solution import PrimalDual
 from ._tree import Vector
 
 Scalar = Float[Array, ""]
 Problem = tuple[AbstractOperator, Vector, Scalar | None]
+Back = Callable[[PrimalDual], PrimalDual]
+
+
+def weighted(
+    operator: AbstractOperator, vector: Vector, roots: Vector
+) -> tuple[tuple[AbstractOperator, Vector], Back]:
+    """Minimise `‖W½ (A x − b)‖²`, given the square roots of the weights."""
+    scaling = Diagonal(roots)
+
+    def back(solution: PrimalDual) -> PrimalDual:
+        residual = jax.tree.map(jnp.divide, solution.residual, roots)
+        dual = None if solution.dual is None else scaling.mv(solution.dual)
+        return PrimalDual(solution.primal, dual, residual)
+
+    return (scaling @ operator, scaling.mv(vector)), back
+
+
+def regularized(
+    operator: AbstractOperator, vector: Vector, regularizers: Sequence[Tikhonov]
+) -> tuple[tuple[AbstractOperator, Vector], Back]:
+    """Stack the terms below the data: `[A; s₁ L₁; …]` and `(b, s₁ L₁ μ₁, …)`."""
+    source = operator.in_structure()
+    rows, targets = [operator], [vector]
+    for i, term in enumerate(regularizers):
+        L = Identity(source) if term.operator is None else term.operator
+        name = f"regularizers[{i}]"
+        require_unknown(L, source, name)
+        L = algebra.scale(term.strength, L)
+        rows.append(L)
+        if term.prior is None:
+            targets.append(tree.zeros(L.out_structure()))
+        else:
+            targets.append(L.mv(conform(term.prior, source, f"{name}.prior", "input")))
+
+    def back(solution: PrimalDual) -> PrimalDual:
+        dual = None if solution.dual is None else solution.dual[0]
+        return PrimalDual(solution.primal, dual, solution.residual[0])
+
+    return (VStack(tuple(rows)), tuple(targets)), back
 
 
 def warm_start(
     operator: AbstractOperator, vector: Vector, damp: Scalar | None, x0: Vector
-) -> tuple[Problem, Callable[[PrimalDual], PrimalDual]]:
+) -> tuple[Problem, Back]:
     """Solve for the correction to `x0`.
 
     Undamped, its right-hand side is `b − A x0`. Damped, this is not enough: it is

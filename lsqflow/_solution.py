@@ -46,6 +46,10 @@ class StopReason(eqx.Enumeration):
         "transpose of `mv` (`lf.check_adjoint` tells). Use a wider dtype, damping, or "
         "a looser tolerance."
     )
+    infeasible = (
+        "The constraints contradict each other: no x satisfies all of them. The "
+        "solution is a compromise of least squares."
+    )
     nonfinite_input = (
         "The vector, the damping or the operator holds NaN or infinity. Check what "
         "comes before the solve."
@@ -66,6 +70,7 @@ _RESULTS = (
     (StopReason.condition_limit, lx.RESULTS.conlim),
     (StopReason.max_steps_reached, lx.RESULTS.max_steps_reached),
     (StopReason.inaccurate, lx.RESULTS.stagnation),
+    (StopReason.infeasible, lx.RESULTS.singular),
     (StopReason.nonfinite_input, lx.RESULTS.nonfinite_input),
     (StopReason.nonfinite, lx.RESULTS.breakdown),
     (StopReason.failed, lx.RESULTS.singular),
@@ -117,7 +122,9 @@ class Solution(eqx.Module):
     - `residual`: $r = b - A x$, computed from `value` (not a recurrence), with the
         structure of the operator's output.
     - `dual`: $y = (A A^H + \lambda^2 I)^+ b$, so that $x = A^H y$: the Lagrange
-        multiplier of the least-norm problem. With the structure of the output.
+        multiplier of the least-norm problem. With the structure of the output. Of the
+        stacked problem's dual, it is the data's part where there are regularizers;
+        `None` where there are bounds or equations.
     - `result`: a `lineax.RESULTS`; `lineax.RESULTS.successful` if and only if the
         solution can be trusted to the tolerances of the solver.
     - `stats`: a dictionary of diagnostics. They carry no derivatives.
@@ -127,7 +134,14 @@ class Solution(eqx.Module):
         `"stop_reason"`, an [`lsqflow.StopReason`][].
     - `state`: the [`lsqflow.PrimalDual`][] that the derivatives of the solve need; it
         holds the same arrays as `value`, `dual` and `residual` before any change of
-        variables (warm start), and nothing else is kept for the backward pass.
+        variables (warm start, weights, …), and nothing else is kept for the backward
+        pass.
+    - `multipliers`: the Lagrange multipliers $\mu$ of `subject_to` or `bounds`; `None`
+        without. With $g = A^H (A x - b) + \lambda^2 x$, half the gradient of the
+        objective: for `C x = d` they have the structure of `d` and
+        $g + C^H \mu = 0$; for bounds they have the structure of `x` and are $g$ where
+        a bound holds x back, positive at a lower and negative at an upper one, and 0
+        elsewhere.
     """
 
     value: PyTree[Array]
@@ -136,3 +150,4 @@ class Solution(eqx.Module):
     result: lx.RESULTS
     stats: dict[str, Any]
     state: PyTree[Any]
+    multipliers: PyTree[Array] | None = None

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import ArrayLike
 
 from . import _tree as tree
 from ._lstsq import lstsq
 from ._operator.base import AbstractOperator
-from ._operator.convert import as_operator
+from ._operator.convert import OperatorLike, as_operator
 from ._operator.display import brief
 from ._solver.lsmr import LSMR
 from ._tree import Vector
@@ -29,7 +28,7 @@ _SMALL = 256
 
 
 def check_operator(
-    operator: lx.AbstractLinearOperator | ArrayLike,
+    operator: OperatorLike,
     *,
     solve: bool = True,
     seed: int = 0,
@@ -52,7 +51,9 @@ def check_operator(
 
     **Raises:** `AssertionError` that lists every failed check.
     """
-    subject = _Subject(as_operator(operator), np.random.default_rng(seed))
+    operator = as_operator(operator)
+    _require_structures(operator)
+    subject = _Subject(operator, np.random.default_rng(seed))
     failures = []
     for check in (*_CHECKS, _solves) if solve else _CHECKS:
         try:
@@ -142,12 +143,19 @@ class _Subject:
         _require(error <= bound, f"{what} is wrong: relative error {error:.1e}.")
 
 
-def _structures(subject: _Subject) -> None:
-    """Structures and dtypes."""
-    source, target = map(brief, subject.ends)
-    mv, rmv = (brief(tree.structure(subject.got[k])) for k in ("A x", "Aᵀ u"))
-    _require(mv == target, f"`mv` returns {mv}, `out_structure` says {target}.")
-    _require(rmv == source, f"`rmv` returns {rmv}, `in_structure` says {source}.")
+def _require_structures(operator: AbstractOperator) -> None:
+    """Structures and dtypes, on which all other checks rest."""
+    source, target = operator.in_structure(), operator.out_structure()
+    for name, product, start, end in (
+        ("mv", operator.mv, source, target),
+        ("rmv", operator.rmv, target, source),
+    ):
+        got = brief(tree.structure(jax.eval_shape(product, start)))
+        said = "out_structure" if name == "mv" else "in_structure"
+        _require(
+            got == brief(tree.structure(end)),
+            f"`{name}` returns {got}, but `{said}` says {brief(end)}.",
+        )
 
 
 def _linear(subject: _Subject) -> None:
@@ -263,7 +271,6 @@ def _flat(vector: Vector) -> np.ndarray:
 
 
 _CHECKS = (
-    _structures,
     _linear,
     _adjoint,
     _views,

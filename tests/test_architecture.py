@@ -16,12 +16,16 @@ ORDER = [
     ("_solution", "_krylov"),
     ("_operator",),
     ("_solver",),
+    ("_inputs", "_regularizer"),
     ("_rewrite",),
     ("_linear_map", "_maybe"),
     ("_primal_dual",),
     ("_adjoint",),
+    ("constraint",),
+    ("_pseudo_inverse", "_bounded"),
+    ("_equality",),
     ("_lstsq",),
-    ("testing",),
+    ("_project", "_path", "testing"),
     ("__init__",),
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -72,3 +72,64 @@ def test_check_adjoint_accepts_and_rejects(kind, key):
     assert "A (v + 2 w)" in str(report)
     with pytest.raises(ValueError, match=r"`rmv` must return .*input.*; it returned"):
         lf.check_adjoint(Untransposed(jnp.ones((4, 3), dense.dtype)), key)
+
+
+class Wrong(lf.AbstractOperator):
+    """A dense operator with one thing wrong, by name."""
+
+    entries: jax.Array
+    fault: str = eqx.field(static=True)
+
+    def mv(self, vector):
+        entries = self.entries
+        if self.fault == "derivative":
+            entries = entries + jnp.sin(jax.lax.stop_gradient(entries))
+        if self.fault == "affine":
+            return entries @ vector + 1
+        return entries @ vector
+
+    def rmv(self, vector):
+        if self.fault == "transpose":
+            return jnp.flip(self.entries, 0).T @ vector
+        entries = self.entries
+        if self.fault == "derivative":
+            entries = entries + jnp.sin(entries)
+        return entries.T @ vector
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct(self.entries.shape[1:], self.entries.dtype)
+
+    def out_structure(self):
+        extra = self.fault == "structure"
+        rows = self.entries.shape[0] + extra
+        return jax.ShapeDtypeStruct((rows,), self.entries.dtype)
+
+    def as_matrix(self):
+        return 2 * self.entries if self.fault == "matrix" else super().as_matrix()
+
+    def linearise(self):
+        scale = 2 if self.fault == "linearise" else 1
+        return Dense(scale * self.entries)
+
+
+FAULTS = {
+    "structure": r"returns f64\[5\], but `out_structure` says f64\[6\]",
+    "affine": "Linearity",
+    "transpose": "dot test",
+    "linearise": r"`linearise\(\)\.mv` is wrong",
+    "matrix": r"`as_matrix\(\) @ x` is wrong",
+    "derivative": "`jvp` in the leaves is wrong",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_check_operator_names_what_is_wrong(fault):
+    A = jnp.asarray(matrix(rng(), (5, 4)))
+    with pytest.raises(AssertionError, match=FAULTS[fault]):
+        lf.testing.check_operator(Wrong(A, fault), solve=False)
+
+
+def test_check_operator_passes_what_is_right():
+    A = jnp.asarray(matrix(rng(), (5, 4)))
+    lf.testing.check_operator(Wrong(A, "none"))
+    lf.testing.check_operator(A, solve=False)

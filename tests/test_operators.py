@@ -212,3 +212,12 @@ def test_a_step_uses_the_given_rmv():
         x = lf.lstsq(make(jnp.asarray(A)), b, solver, throw=False).value
         cosine = x @ direction / np.linalg.norm(x) / np.linalg.norm(direction)
         np.testing.assert_allclose(cosine, 1, rtol=1e-12)
+
+
+def test_a_wide_fourier_transform_in_lineax_qr():
+    """XLA on CPUs refuses some layouts of what enters a Fourier transform."""
+    operator = lf.FunctionOperator(lambda x: jnp.fft.fft(x)[:4], jnp.ones(6, complex))
+    b = jnp.arange(4.0) + 1j
+    solve = eqx.filter_jit(lambda op, b: lx.linear_solve(op, b, lx.QR()).value)
+    want = np.linalg.pinv(np.fft.fft(np.eye(6))[:4]) @ np.asarray(b)
+    np.testing.assert_allclose(solve(operator, b), want, atol=1e-12)

@@ -4,12 +4,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import lineax as lx
-from jaxtyping import Array, ArrayLike, Key
+from jaxtyping import Array, Key
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
-from .convert import as_operator
+from .convert import OperatorLike, as_operator
 from .display import brief
 
 
@@ -41,9 +40,7 @@ class AdjointReport:
         )
 
 
-def check_adjoint(
-    operator: lx.AbstractLinearOperator | ArrayLike, key: Key[Array, ""]
-) -> AdjointReport:
+def check_adjoint(operator: OperatorLike, key: Key[Array, ""]) -> AdjointReport:
     """Test with random vectors that `rmv` is the transpose of `mv`, and `mv` linear.
 
     A wrong transpose is the commonest mistake in a custom operator. Solvers then stall

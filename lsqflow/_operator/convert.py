@@ -13,6 +13,12 @@ from . import algebra
 from .base import AbstractOperator
 from .diagonal import Diagonal, Identity
 from .matrix import MatrixOperator
+from .sparse import SparseOperator
+from .sparse_triplets import is_sparse
+
+# Whatever `as_operator` takes: an operator of ours or of lineax, a matrix (dense, or
+# sparse of SciPy or JAX). SciPy is optional, so there is no narrower type.
+OperatorLike = Any
 
 
 class LineaxOperator(AbstractOperator):
@@ -45,7 +51,7 @@ class LineaxOperator(AbstractOperator):
         return self.operator.as_matrix()
 
 
-def as_operator(operator: Any) -> AbstractOperator:
+def as_operator(operator: OperatorLike) -> AbstractOperator:
     """An operator from an operator, a lineax operator, or a two-dimensional array.
 
     Sums, products, multiples, diagonal and identity operators of lineax become ours,
@@ -62,20 +68,27 @@ def as_operator(operator: Any) -> AbstractOperator:
             return _from_lineax(operator)
         case jax.Array() | np.ndarray():
             return _from_array(jnp.asarray(operator))
+        case _ if is_sparse(operator):
+            return SparseOperator(operator)
     msg = (
-        "The operator must be a two-dimensional array, a lineax operator or an "
-        f"`lsqflow.AbstractOperator`; got {type(operator).__name__}. Wrap a linear "
-        "function in `lsqflow.FunctionOperator(fn, example)`."
+        "The operator must be a two-dimensional array, a sparse matrix, a lineax "
+        f"operator or an `lsqflow.AbstractOperator`; got {type(operator).__name__}. "
+        "Wrap a linear function in `lsqflow.FunctionOperator(fn, example)`."
     )
     raise TypeError(msg)
 
 
 def is_operator_like(x: Any) -> bool:
     """Whether `x` is one operator, rather than a container of them."""
-    return isinstance(x, lx.AbstractLinearOperator) or hasattr(x, "tocsr")
+    return isinstance(x, lx.AbstractLinearOperator) or is_sparse(x)
 
 
 def _from_array(matrix: jax.Array) -> AbstractOperator:
+    if matrix.ndim != 2:
+        raise ValueError(
+            "An array in place of an operator must be a matrix, with two dimensions; "
+            f"got shape {matrix.shape}. To apply an operator to a vector, `A.mv(x)`."
+        )
     if not jnp.issubdtype(matrix.dtype, jnp.inexact):
         matrix = matrix.astype(jnp.result_type(float))
     return MatrixOperator(matrix)

@@ -99,7 +99,7 @@ class Program(eqx.Module):
 
     consts: list[Array]
     code: _Code = eqx.field(static=True)
-    structures: tree.StaticStructure = eqx.field(static=True)
+    structures: tree.StaticStructure = eqx.field(static=True, repr=False)
 
     @classmethod
     def trace(cls, fn: Callable[..., Any], *structures: Structure) -> "Program":

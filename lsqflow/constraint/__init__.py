@@ -1,0 +1,1 @@
+"""Constraint specifications: linearisable residuals that should be zero."""

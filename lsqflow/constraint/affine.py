@@ -1,0 +1,44 @@
+"""Linear equations as a constraint."""
+
+from typing import Any
+
+from jaxtyping import Array, PyTree
+
+from .. import _tree as tree
+from .._inputs import conform
+from .._operator.base import AbstractOperator
+from .._operator.convert import as_operator
+from .base import AbstractConstraint
+
+
+class Affine(AbstractConstraint):
+    """`C x = d`.
+
+    Redundant equations are harmless; contradictory ones are reported by whoever solves.
+    """
+
+    operator: AbstractOperator
+    target: PyTree[Array]
+
+    def __init__(self, operator: Any, target: Any = None) -> None:
+        """**Arguments:**
+
+        - `operator`: $C$; an operator, a lineax operator or a matrix.
+        - `target`: $d$, with the structure of the operator's output; by default zero.
+
+        **Raises:** `ValueError` or `TypeError` if the two do not fit.
+        """
+        self.operator = as_operator(operator)
+        structure = self.operator.out_structure()
+        if target is None:
+            self.target = tree.zeros(structure)
+        else:
+            self.target = conform(target, structure, "target", "output")
+
+    def residual(self, point: PyTree[Array], *args: Any) -> PyTree[Array]:
+        """`C x − d`."""
+        return tree.sub(self.operator.mv(point), self.target)
+
+    def jacobian(self, point: PyTree[Array], *args: Any) -> AbstractOperator:
+        """`C`, everywhere."""
+        return self.operator
