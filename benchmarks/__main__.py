@@ -13,7 +13,9 @@ NAMES = (
     "step",
     "applications",
     "unrolled",
+    "sparse",
     "tomography",
+    "bounds",
     "large",
     "reference",
 )

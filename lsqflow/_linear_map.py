@@ -19,7 +19,7 @@ import jax.extend.core as jexc
 import jax.numpy as jnp
 from jax.interpreters import ad, batching, mlir
 
-from . import _tree as tree
+from ._sharding import manual_axes, vary
 
 
 class AbstractLinearMap(eqx.Module):
@@ -54,7 +54,7 @@ class AbstractLinearMap(eqx.Module):
 
     def __call__(self, arg: Any) -> tuple[Any, Any]:
         """`apply` as one primitive, with `jvp` and `transpose` for its rules."""
-        linear_map, arg = tree.vary((self, arg), tree.manual_axes((self, arg)))
+        linear_map, arg = vary((self, arg), manual_axes((self, arg)))
         leaves, split = _split(linear_map, arg)
         lazily = linear_map.like(arg) is not None
         jaxpr, out = jax.make_jaxpr(
@@ -92,9 +92,14 @@ class Lazy(AbstractLinearMap):
         return out
 
     def transpose(self, arg: Any, cotangent: Any) -> Any:
-        (out,) = jax.linear_transpose(lambda x: self.fun(self.parameters, x), arg)(
-            cotangent
+        whole = jax.tree.map(
+            lambda like, part: jnp.zeros_like(like) if part is None else part,
+            self.example,
+            cotangent,
+            is_leaf=lambda x: x is None,
         )
+        fun = lambda x: self.fun(self.parameters, x)
+        (out,) = jax.linear_transpose(fun, arg)(whole)
         return out
 
 

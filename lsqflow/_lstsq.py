@@ -18,6 +18,7 @@ from ._operator.base import AbstractOperator
 from ._operator.convert import OperatorLike, as_operator
 from ._regularizer import Tikhonov
 from ._rewrite import regularized, warm_start, weighted
+from ._sharding import explicit_sharding, reshard_like
 from ._solution import PrimalDual, Solution, result_of
 from ._solver.auto import AutoSolver
 from ._tree import Vector
@@ -118,9 +119,9 @@ def _lstsq(
     adjoint: AbstractAdjoint,
     throw: bool,
 ) -> Solution:
-    if any(map(tree.explicit_sharding, jax.tree.leaves((operator, vector)))):
+    if any(map(explicit_sharding, jax.tree.leaves((operator, vector)))):
         guess = tree.zeros(operator.in_structure())
-        vector = tree.reshard_like(vector, lambda: operator.mv(guess))
+        vector = reshard_like(vector, lambda: operator.mv(guess))
     ways_back = []
     if roots is not None:
         (operator, vector), back = weighted(operator, vector, roots)

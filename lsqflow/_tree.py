@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -234,45 +233,3 @@ def packing(
         return jax.tree.unflatten(treedef, list(packed))
 
     return pack, unpack
-
-
-def explicit_sharding(x: Any) -> Any:
-    """The sharding in the type of an array on an explicit mesh; `None` elsewhere."""
-    sharding = getattr(jax.typeof(x), "sharding", None)
-    axes = () if sharding is None else sharding.mesh.axis_types
-    return sharding if jax.sharding.AxisType.Explicit in axes else None
-
-
-def reshard_like(x: Vector, example: Callable[[], Vector]) -> Vector:
-    """`x`, on an explicit mesh sharded as `example()` would be."""
-
-    def leaf(v: Array, like: jax.ShapeDtypeStruct) -> Array:
-        sharding = getattr(like, "sharding", None)
-        return v if sharding is None else jax.sharding.reshard(v, sharding)
-
-    return jax.tree.map(leaf, x, jax.eval_shape(example))
-
-
-def _varying(x: Any) -> frozenset[Any]:
-    return jax.typeof(x).manual_axis_type.varying
-
-
-def manual_axes(tree: PyTree[Any]) -> frozenset[Any]:
-    """The `shard_map` axes over which any leaf of `tree` varies."""
-    arrays = [x for x in jax.tree.leaves(tree) if eqx.is_array(x)]
-    return frozenset().union(*map(_varying, arrays))
-
-
-def vary(tree: PyTree[Any], axes: frozenset[Any]) -> PyTree[Any]:
-    """Mark every array of `tree` as varying over `axes`, as loop carries must be."""
-    if not axes:
-        return tree
-
-    def leaf(x: Any) -> Any:
-        if not eqx.is_array_like(x):
-            return x
-        x = jnp.asarray(x)
-        missing = tuple(axes - _varying(x))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(leaf, tree)

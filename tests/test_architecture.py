@@ -13,6 +13,7 @@ PACKAGE = pathlib.Path(lf.__file__).parent
 # Imports point from a later entry to an earlier one, or stay inside an entry.
 ORDER = [
     ("_tree",),
+    ("_sharding",),
     ("_solution", "_krylov"),
     ("_operator",),
     ("_solver",),

@@ -92,10 +92,11 @@ def test_scipy_finds_the_same(shape, damp, solver):
 def test_nonnegative_least_squares():
     rng = helpers.rng(1)
     A, b = rng.standard_normal((12, 7)), rng.standard_normal(12)
-    got, stats = bounded(A, jnp.asarray(b), 0.0, None)
+    got = lf.lstsq(A, jnp.asarray(b), TIGHT, bounds=(0, None))
     x, norm = scipy.optimize.nnls(A, b)
-    np.testing.assert_allclose(got.primal, x, atol=1e-12)
-    np.testing.assert_allclose(stats["residual_norm"], norm, rtol=1e-12)
+    np.testing.assert_allclose(got.value, x, atol=1e-12)
+    np.testing.assert_allclose(got.stats["residual_norm"], norm, rtol=1e-12)
+    assert np.all(got.multipliers[x == 0] > 0)
     assert 0 < np.sum(x == 0) < len(x)
 
 

@@ -218,7 +218,7 @@ def test_a_step_uses_the_given_rmv():
 def test_a_wide_fourier_transform_in_lineax_qr():
     """XLA on CPUs refuses some layouts of what enters a Fourier transform."""
     operator = lf.FunctionOperator(lambda x: jnp.fft.fft(x)[:4], jnp.ones(6, complex))
-    b = jnp.arange(4.0) + 1j
+    b = jnp.asarray(np.arange(4) + 1j)
     solve = eqx.filter_jit(lambda op, b: lx.linear_solve(op, b, lx.QR()).value)
     want = np.linalg.pinv(np.fft.fft(np.eye(6))[:4]) @ np.asarray(b)
     np.testing.assert_allclose(solve(operator, b), want, atol=1e-12)

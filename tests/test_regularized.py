@@ -84,6 +84,19 @@ def test_gradients_in_everything(kind):
     assert relative_error(forward(p, direction), want(p, direction)) < 1e-9
 
 
+def test_reverse_over_reverse_of_a_stacked_problem():
+    """Cotangents of a part of the dual, whose structure is that of the stack."""
+    p = jax.tree.map(jnp.asarray, problem())
+    direction = normal(rng(6), p["A"].shape, np.float64)
+
+    def second(method):
+        first = jax.grad(lambda A: jnp.sum(jnp.sin(method({**p, "A": A}))))
+        return jax.jit(jax.grad(lambda A: jnp.sum(first(A) * direction)))(p["A"])
+
+    got, want = (second(f) for f in (lambda p: solve(p).value, closed_form))
+    assert relative_error(got, want) < 1e-8
+
+
 def test_residual_and_dual_are_those_of_the_data():
     """x = Aᴴ y holds with weights, and both differentiate."""
     A, b = matrix(rng(), (5, 9)), normal(rng(1), 5, np.float64)

@@ -10,6 +10,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree as tree
+from .._sharding import manual_axes, vary
 from .._solution import StopReason
 from .._solver.base import AbstractGolubKahanSolver
 from .._solver.run import run
@@ -75,7 +76,7 @@ class Descent(eqx.Module):
         zero = jnp.zeros((), jnp.int32)
         forcing = jnp.full_like(start.norm, _FORCING)
         state = State(start, norm, forcing, zero, zero, zero, reason)
-        state = tree.vary(state, tree.manual_axes((self, x0)))
+        state = vary(state, manual_axes((self, x0)))
 
         # JAX hashes functions; bound methods would hash the arrays of their module.
         def unfinished(state: State) -> Array:
@@ -139,7 +140,7 @@ class Descent(eqx.Module):
             return new, jnp.maximum(norm, seen), settled, steps + 1
 
         carry = (start, norm, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
-        carry = tree.vary(carry, tree.manual_axes((self, start)))
+        carry = vary(carry, manual_axes((self, start)))
         point, norm, _, _ = jax.lax.while_loop(unfinished, step, carry)
         return point, norm
 
@@ -180,7 +181,7 @@ class Descent(eqx.Module):
             settled=jnp.zeros((), bool),
             full=jnp.zeros((), bool),
         )
-        face = tree.vary(face, tree.manual_axes((self, start, state)))
+        face = vary(face, manual_axes((self, start, state)))
         return jax.lax.while_loop(unfinished, step, face)
 
     def _verdict(self, state: State) -> State:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from .. import _tree as tree
 from .._operator.base import AbstractOperator
 from .._operator.damped import Damped
+from .._sharding import manual_axes, vary
 from .._solution import StopReason
 from .._tree import Vector
 from .box import Box, Mask, Masked, select
@@ -97,7 +98,7 @@ class Bounded(eqx.Module):
 
         false = jnp.zeros((), bool)
         carry = (x, length, false, false, jnp.zeros((), jnp.int32))
-        carry = tree.vary(carry, tree.manual_axes((self, start, direction, length)))
+        carry = vary(carry, manual_axes((self, start, direction, length)))
         new, _, found, _, trials = jax.lax.while_loop(unfinished, trial, carry)
         return tree.where(found, new, x), found & (trials == 1)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from .. import _tree as tree
 from .._adjoint import AbstractAdjoint, ImplicitAdjoint
 from .._operator.base import AbstractOperator
+from .._sharding import manual_axes, vary
 from .._solution import PrimalDual, StopReason
 from .._solver.auto import AutoSolver
 from .._solver.base import AbstractGolubKahanSolver, AbstractSolver, Loop, while_loop
@@ -140,8 +141,8 @@ def _descent(
     solver: lx.AbstractLinearSolver,
 ) -> tuple[Vector, dict[str, Any]]:
     operator, vector, damp, box, x0 = args
-    axes = tree.manual_axes((operator, vector, damp, box))
-    operator, vector, box = tree.vary((operator, vector, box), axes)
+    axes = manual_axes((operator, vector, damp, box))
+    operator, vector, box = vary((operator, vector, box), axes)
     problem = Bounded(operator.linearise(), vector, damp, box)
     golub_kahan = solver if isinstance(solver, AbstractGolubKahanSolver) else LSMR()
     rule = golub_kahan.tolerances(operator, vector)

@@ -9,6 +9,7 @@ import lineax as lx
 from jaxtyping import Array, Inexact, PyTree
 
 from .. import _tree as tree
+from .._sharding import manual_axes, vary
 from .._tree import Structure, Vector
 from .base import AbstractOperator
 
@@ -73,7 +74,7 @@ class Zero(AbstractOperator):
         return self._zeros(vector, self.in_structure())
 
     def _zeros(self, vector: Vector, structure: Structure) -> Vector:
-        return tree.vary(tree.zeros(structure), tree.manual_axes(vector))
+        return vary(tree.zeros(structure), manual_axes(vector))
 
     def in_structure(self) -> Structure:
         return self.structures.tree[0]

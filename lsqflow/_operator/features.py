@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from .. import _tree as tree
+from .._sharding import manual_axes
 from .._tree import Structure
 from .base import AbstractOperator
 from .rows import Rows, require_chunk_size
@@ -203,7 +203,7 @@ class RandomFeatures(AbstractOperator):
         return self._rows().mv(vector)
 
     def rmv(self, vector: Float[Array, " rows"]) -> Float[Array, " features"]:
-        return self._rows().rmv(vector, tree.manual_axes((self, vector)))
+        return self._rows().rmv(vector, manual_axes((self, vector)))
 
     def in_structure(self) -> Structure:
         return jax.ShapeDtypeStruct((self._num_features(),), self.x.dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .. import _tree as tree
+from .._sharding import manual_axes, vary
 
 
 class Grid(NamedTuple):
@@ -120,7 +120,7 @@ def _spread_all(grid: Grid, order: Order, pose: Pose, sinogram: Array) -> Array:
 
     padded = jnp.pad(sinogram, ((0, 0), (1, 1)))
     zeros = jnp.zeros(grid.shape, dtype)
-    zeros = tree.vary(zeros, tree.manual_axes((pose, sinogram)))
+    zeros = vary(zeros, manual_axes((pose, sinogram)))
     return jax.lax.scan(one, zeros, (pose, padded))[0]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 
 from .. import _tree as tree
+from .._sharding import manual_axes
 from .._tree import Structure
 from .base import AbstractOperator
 from .program import Program
@@ -131,7 +132,7 @@ class KernelOperator(AbstractOperator):
         return self._add_noise(self._rows().mv(vector), vector)
 
     def rmv(self, vector: Inexact[Array, " rows"]) -> Inexact[Array, " columns"]:
-        axes = tree.manual_axes((self, vector))
+        axes = manual_axes((self, vector))
         return self._add_noise(self._rows().rmv(vector, axes), vector)
 
     def _add_noise(self, out: Array, vector: Array) -> Array:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
-from .. import _tree as tree
+from .._sharding import explicit_sharding
 from .._tree import Structure
 from .base import AbstractOperator
 
@@ -69,7 +69,7 @@ def matmul(
     out = None
     if sharded_like is not None:
         matrix, axis = sharded_like
-        sharding = tree.explicit_sharding(matrix)
+        sharding = explicit_sharding(matrix)
         out = None if sharding is None else jax.P(sharding.spec[axis])
     return jnp.matmul(
         left, right, precision=jax.lax.Precision.HIGHEST, out_sharding=out

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, PyTree
 
-from .. import _tree as tree
+from .._sharding import vary
 
 # Entries of a block where nobody chose its size: 8 MB in double precision.
 _ENTRIES = 2**20
@@ -55,7 +55,7 @@ class Rows:
             return total + _matmul(entries, self.block(points)), None
 
         parts = self._split(self.points), self._split(vector, mode="constant")
-        zero = tree.vary(jnp.zeros((self.columns,), vector.dtype), axes)
+        zero = vary(jnp.zeros((self.columns,), vector.dtype), axes)
         return jax.lax.scan(jax.checkpoint(add, prevent_cse=False), zero, parts)[0]
 
     def matrix(self) -> Inexact[Array, "rows columns"]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .. import _tree as tree
+from .._sharding import manual_axes, vary
 from .._tree import Structure, Vector
 from .base import AbstractOperator
 from .diagonal import DIAGONAL_TAGS
@@ -141,7 +142,7 @@ class LeafSelection(AbstractOperator):
 
     def rmv(self, vector: Vector) -> Vector:
         rest = eqx.filter(self.structure.tree, self.keep.tree, inverse=True)
-        zeros = tree.vary(tree.zeros(rest), tree.manual_axes(vector))
+        zeros = vary(tree.zeros(rest), manual_axes(vector))
         return eqx.combine(vector, zeros)
 
     def in_structure(self) -> Structure:

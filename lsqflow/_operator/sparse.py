@@ -38,8 +38,8 @@ class SparseOperator(AbstractOperator):
     """
 
     data: Inexact[Array, " nonzeros"]
-    by_row: Pieces
-    by_column: Pieces
+    by_row: Pieces = eqx.field(repr=False)
+    by_column: Pieces = eqx.field(repr=False)
 
     def __init__(self, matrix: Any) -> None:
         """**Arguments:**
@@ -121,8 +121,8 @@ class SortedOperator(AbstractOperator):
     fuse the reordering with the slicing, which takes five times as long.
     """
 
-    by_row: Pieces
-    by_column: Pieces
+    by_row: Pieces = eqx.field(repr=False)
+    by_column: Pieces = eqx.field(repr=False)
     row_entries: Inexact[Array, "w p"]
     column_entries: Inexact[Array, "v q"]
 

@@ -9,6 +9,7 @@ import lineax as lx
 from jaxtyping import Array, Inexact
 
 from .. import _tree as tree
+from .._sharding import manual_axes, vary
 from .._tree import Structure, Vector
 from .base import AbstractOperator
 
@@ -19,7 +20,7 @@ def _has_own_rmv(operator: AbstractOperator) -> bool:
 
 def _hoist(function: Any, structure: Structure, axes: frozenset[Any]) -> Any:
     """A linear function with all work that does not depend on its argument done."""
-    zeros = tree.vary(tree.zeros(structure), axes)
+    zeros = vary(tree.zeros(structure), axes)
     return jax.linearize(function, zeros)[1]
 
 
@@ -35,7 +36,7 @@ class Linearised(AbstractOperator):
     def of(cls, operator: AbstractOperator) -> "Linearised":
         """Partially evaluate `mv`, and `rmv` where the class has its own."""
         source, target = operator.in_structure(), operator.out_structure()
-        axes = tree.manual_axes(operator)
+        axes = manual_axes(operator)
         backward = (
             _hoist(operator.rmv, target, axes) if _has_own_rmv(operator) else None
         )

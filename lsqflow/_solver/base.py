@@ -20,6 +20,7 @@ from .._operator.convert import as_operator
 from .._operator.matrix import MatrixOperator
 from .._operator.program import Program
 from .._operator.views import Linearised
+from .._sharding import manual_axes, vary
 from .._solution import PrimalDual, StopReason, result_of
 from .._tree import Vector
 
@@ -194,8 +195,8 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
         *,
         loop: Loop = while_loop,
     ) -> tuple[PrimalDual, dict[str, Any]]:
-        axes = tree.manual_axes((operator, vector, damp))
-        operator, vector = tree.vary((operator, vector), axes)
+        axes = manual_axes((operator, vector, damp))
+        operator, vector = vary((operator, vector), axes)
         operator = operator.linearise()
         process = GolubKahan.start(operator, vector)
         tolerances = self.tolerances(operator, vector)
@@ -222,7 +223,7 @@ class AbstractGolubKahanSolver(AbstractSolver, Generic[_Scalars, _Vectors]):
             num_steps=jnp.zeros((), jnp.int32),
             reason=reason,
         )
-        carry = tree.vary(carry, axes)
+        carry = vary(carry, axes)
 
         def unfinished(carry: _Carry) -> Array:
             return (carry.reason == StopReason.running) & (carry.num_steps < max_steps)
