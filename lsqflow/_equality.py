@@ -70,7 +70,12 @@ def solve_affine(
     reason = StopReason.where(
         is_failure(reason) | possible, reason, StopReason.infeasible
     )
-    stats = {**stats, "stop_reason": reason, "constraint_norm": gap}
+    stats = {
+        **stats,
+        "stop_reason": reason,
+        "residual_norm": tree.norm(residual),
+        "constraint_norm": gap,
+    }
     return checked(PrimalDual(x, None, residual), stats, throw), dual.primal, stats
 
 

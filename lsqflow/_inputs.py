@@ -93,10 +93,10 @@ def root_weights(weights: Any, structure: Structure) -> Vector:
         real = jnp.finfo(s.dtype).dtype
         if jnp.issubdtype(w.dtype, jnp.complexfloating):
             raise TypeError(f"{where} must be real; got {w.dtype}.")
-        if w.shape not in {s.shape, ()}:
+        if not _fits(w.shape, s.shape):
             raise ValueError(
-                f"{where} must be a scalar or have the shape of the operator's output, "
-                f"{s.shape}; got {w.shape}."
+                f"{where} must have the shape of the operator's output, {s.shape}, or "
+                f"1 in place of some of its sizes; got {w.shape}."
             )
         values = known(w)
         if values is not None and not np.all(values >= 0):
@@ -109,6 +109,14 @@ def root_weights(weights: Any, structure: Structure) -> Vector:
         return jnp.sqrt(w + jax.lax.stop_gradient(lift)).astype(s.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, structure, weights)
+
+
+def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether NumPy's rules broadcast an array of one shape to the other."""
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
 
 
 def known(x: Any) -> np.ndarray | None:

@@ -17,7 +17,7 @@ from ._inputs import as_damp, conform, require_unknown, root_weights
 from ._operator.base import AbstractOperator
 from ._operator.convert import OperatorLike, as_operator
 from ._regularizer import Tikhonov
-from ._rewrite import regularized, warm_start, weighted
+from ._rewrite import Problem, regularized, warm_start, weighted
 from ._sharding import explicit_sharding, reshard_like
 from ._solution import PrimalDual, Solution, result_of
 from ._solver.auto import AutoSolver
@@ -60,8 +60,8 @@ def lstsq(
         same solution, and allows to differentiate there.
     - `weights`: $w \ge 0$, which multiply the squared residuals,
         $\sum_i w_i |(A x - b)_i|^2$, such as inverse variances; with the structure of
-        `vector`, each leaf an array of its shape or a scalar. Weights and
-        damping do not interact. For correlated noise, pass `L @ A` and `L.mv(b)`.
+        `vector`, each leaf broadcast to its shape. Weights and damping do not
+        interact. For correlated noise, pass `L @ A` and `L.mv(b)`.
     - `regularizers`: terms to be added, each a [`lsqflow.Tikhonov`][].
     - `bounds`: `(lower, upper)`, each a scalar, a pytree like the solution, or `None`;
         `(0, None)` for non-negative solutions. Real problems only.
@@ -130,37 +130,56 @@ def _lstsq(
         (operator, vector), back = regularized(operator, vector, regularizers)
         ways_back.append(back)
 
-    problem, multipliers = (operator, vector, damp), None
-    match constraint:
-        case Affine():
-            state, multipliers, stats = solve_affine(
-                problem, constraint, x0, solver, adjoint, throw=throw
-            )
-        case Box():
-            bounded, stats = solve_bounded(
-                *problem, constraint, solver, adjoint, x0=x0, throw=throw
-            )
-            multipliers = bounded.dual
-            state = PrimalDual(bounded.primal, None, bounded.residual)
-        case None:
-            if x0 is not None:
-                problem, back = warm_start(*problem, x0)
-                ways_back.append(back)
-            state, stats = adjoint.solve(*problem, solver, throw=throw)
-    solution = state
+    problem = operator, vector, damp
+    solution, multipliers, state, stats = _solve(
+        problem, solver, constraint, x0, adjoint, throw=throw
+    )
+    objective = tree.inner(solution.residual, solution.residual)
+    if damp is not None:
+        objective += damp * damp * tree.inner(solution.primal, solution.primal)
     for back in reversed(ways_back):
         solution = back(solution)
-    if ways_back:
+    if solution is not state:
         stats = {**stats, "residual_norm": tree.norm(solution.residual)}
     return Solution(
         value=solution.primal,
         residual=solution.residual,
         dual=solution.dual,
+        objective=objective,
         result=result_of(stats["stop_reason"]),
         stats=jax.lax.stop_gradient(stats),
         state=state,
         multipliers=multipliers,
     )
+
+
+def _solve(
+    problem: Problem,
+    solver: lx.AbstractLinearSolver,
+    constraint: Affine | Box | None,
+    x0: Vector | None,
+    adjoint: AbstractAdjoint,
+    *,
+    throw: bool,
+) -> tuple[PrimalDual, Vector | None, PrimalDual, dict[str, Any]]:
+    """The solution, its multipliers, the state of its derivatives, and statistics."""
+    match constraint:
+        case Affine():
+            solution, multipliers, stats = solve_affine(
+                problem, constraint, x0, solver, adjoint, throw=throw
+            )
+            return solution, multipliers, solution, stats
+        case Box():
+            bounded, stats = solve_bounded(
+                *problem, constraint, solver, adjoint, x0=x0, throw=throw
+            )
+            solution = PrimalDual(bounded.primal, None, bounded.residual)
+            return solution, bounded.dual, solution, stats
+    back = lambda state: state
+    if x0 is not None:
+        problem, back = warm_start(*problem, x0)
+    state, stats = adjoint.solve(*problem, solver, throw=throw)
+    return back(state), None, state, stats
 
 
 def _pair(bounds: Any) -> tuple[Any, Any]:

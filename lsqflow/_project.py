@@ -1,5 +1,6 @@
 """Questions that are a least-squares problem in disguise."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -59,13 +60,13 @@ def _require_consistent(
     stats = {**solution.stats, "stop_reason": reason}
     vectors = PrimalDual(solution.value, solution.dual, solution.residual)
     vectors = checked(vectors, stats, throw)
-    return Solution(
+    return dataclasses.replace(
+        solution,
         value=vectors.primal,
-        residual=vectors.residual,
         dual=vectors.dual,
+        residual=vectors.residual,
         result=result_of(reason),
         stats=stats,
-        state=solution.state,
     )
 
 

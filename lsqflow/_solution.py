@@ -4,7 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import lineax as lx
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 
 class StopReason(eqx.Enumeration):
@@ -125,6 +125,8 @@ class Solution(eqx.Module):
         multiplier of the least-norm problem. With the structure of the output. Of the
         stacked problem's dual, it is the data's part where there are regularizers;
         `None` where there are bounds or equations.
+    - `objective`: the minimum, $\|A x - b\|^2 + \lambda^2 \|x\|^2$, with weights and
+        regularizers where there are any.
     - `result`: a `lineax.RESULTS`; `lineax.RESULTS.successful` if and only if the
         solution can be trusted to the tolerances of the solver.
     - `stats`: a dictionary of diagnostics. They carry no derivatives.
@@ -147,6 +149,7 @@ class Solution(eqx.Module):
     value: PyTree[Array]
     residual: PyTree[Array]
     dual: PyTree[Array]
+    objective: Float[Array, ""]
     result: lx.RESULTS
     stats: dict[str, Any]
     state: PyTree[Any]

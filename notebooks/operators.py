@@ -200,16 +200,13 @@ detector = Crosstalk(leak, ideal.shape)
 def reconstruct(logs, sinogram, angles=angles):
     radon = lf.Radon(angles, (SIZE, SIZE), num_detectors=SIZE, dtype=jnp.float32)
     scanner = detector @ radon
-    weights = jnp.broadcast_to(jnp.exp(logs["weights"])[:, None], sinogram.shape)
+    weights = jnp.exp(logs["weights"])[:, None]
     smooth = lf.Tikhonov(gradient, jnp.exp(logs["strength"]))
-    solution = lf.lstsq(
-        scanner, sinogram, solver, weights=weights, regularizers=[smooth]
-    )
-    return solution.value, (scanner, weights, smooth)
+    return lf.lstsq(scanner, sinogram, solver, weights=weights, regularizers=[smooth])
 
 
 def error(logs, sinogram, truth):
-    picture, _ = reconstruct(logs, sinogram)
+    picture = reconstruct(logs, sinogram).value
     return jnp.sqrt(jnp.mean((picture - truth) ** 2))
 
 
@@ -232,7 +229,7 @@ start = {
     "weights": jnp.zeros(NUM_ANGLES, jnp.float32),
 }
 logs, history = descend(error, start, 0.3, known_scan, known)
-learned, _ = reconstruct(logs, unknown_scan)
+learned = reconstruct(logs, unknown_scan).value
 print(f"learned {psnr(learned):.1f} dB")
 
 # %% [markdown]
@@ -246,7 +243,7 @@ def in_hindsight(log_weights):
     logs = {"weights": log_weights}
     strengths = jnp.geomspace(0.2, 20.0, 3 if REDUCED else 13)
     return max(
-        psnr(reconstruct({**logs, "strength": log}, unknown_scan)[0])
+        psnr(reconstruct({**logs, "strength": log}, unknown_scan).value)
         for log in jnp.log(strengths)
     )
 
@@ -288,9 +285,9 @@ _ = middle.legend(fontsize=8)
 # One thing more: a stage that does not stop exactly where it should. Each projection is
 # taken one or two degrees off, and nobody knows by how much. Now there is no
 # known object. But at the right angles one image explains all projections, and at
-# wrong ones none does: we minimise the objective of the solve, its misfit, over the
-# angles. (Turning the object and all angles together changes nothing. We fix the
-# mean, over the projections that we trust.)
+# wrong ones none does: we minimise the minimum that the solve finds, its `objective`,
+# over the angles. (Turning the object and all angles together changes nothing. We fix
+# the mean, over the projections that we trust.)
 
 
 # %%
@@ -311,21 +308,15 @@ crooked_scan += noise * jax.random.normal(key_unknown, crooked_scan.shape)
 
 def misfit(estimate, logs, sinogram):
     turned = angles.astype(np.float32) + centred(estimate)
-    picture, (scanner, weights, smooth) = reconstruct(logs, sinogram, turned)
-    residual = scanner.mv(picture) - sinogram
-    slopes = jnp.stack(smooth.operator.mv(picture))
-    penalty = smooth.strength**2 * jnp.sum(slopes**2)
-    return (jnp.sum(weights * residual**2) + penalty) / sinogram.size
+    return reconstruct(logs, sinogram, turned).objective / sinogram.size
 
 
 estimate, misfits = descend(
     misfit, jnp.zeros(NUM_ANGLES, jnp.float32), 0.005, logs, crooked_scan
 )
 turned = angles.astype(np.float32) + centred(estimate)
-crooked, _ = reconstruct(logs, crooked_scan)
-straight, _ = reconstruct(logs, crooked_scan, turned)
-
-
+crooked = reconstruct(logs, crooked_scan).value
+straight = reconstruct(logs, crooked_scan, turned).value
 long_exposed = np.arange(NUM_ANGLES) % 3 != 1
 
 

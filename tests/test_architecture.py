@@ -26,7 +26,8 @@ ORDER = [
     ("_pseudo_inverse", "_bounded"),
     ("_equality",),
     ("_lstsq",),
-    ("_project", "_path", "testing"),
+    ("_project", "_path", "_conformance"),
+    ("testing",),
     ("__init__",),
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -48,6 +48,8 @@ def test_against_lapack_gglse(kind, wrap):
         kkt = gradient + rows.conj().T @ np.asarray(solution.multipliers)
         assert np.linalg.norm(kkt) < 10 * TOLERANCE * np.linalg.norm(gradient)
         assert solution.stats["constraint_norm"] < TOLERANCE
+        minimum = np.linalg.norm(b - A @ x) ** 2
+        assert abs(solution.objective - minimum) < 10 * TOLERANCE * minimum
 
 
 def kkt(A, b, C, d, damp, w):

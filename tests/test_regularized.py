@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.optimize
 
 import lsqflow as lf
 
@@ -64,6 +66,10 @@ def test_values(kind):
     assert relative_error(solution.residual, residual) < TOLERANCE
     norm = float(solution.stats["residual_norm"])
     assert abs(norm - np.linalg.norm(residual)) < TOLERANCE * norm
+    terms = (p["strength"] * (p["L"] @ (x - p["prior"])), p["ridge"] * x, p["damp"] * x)
+    terms = (np.sqrt(p["weights"]) * residual, *terms)
+    objective = sum(np.linalg.norm(term) ** 2 for term in terms)
+    assert abs(solution.objective - objective) < TOLERANCE * objective
 
 
 @pytest.mark.parametrize("kind", ["real", "complex"])
@@ -141,9 +147,29 @@ def test_zero_weight_ignores_a_row():
     assert relative_error(x, np.linalg.pinv(wide[keep]) @ b[:6][keep]) < 1e-10
 
 
+def test_together_with_bounds_and_equations():
+    """Constraints apply to the stacked problem; SciPy gets its square root."""
+    p = problem()
+    root = np.sqrt(p["weights"])[:, None]
+    rows = [root * p["A"], p["strength"] * p["L"]]
+    rows += [p["ridge"] * np.eye(6), p["damp"] * np.eye(6)]
+    right = [root[:, 0] * p["b"], p["strength"] * (p["L"] @ p["prior"]), np.zeros(12)]
+    stacked, target = np.vstack(rows), np.concatenate(right)
+    bounded = solve(p, bounds=(-0.1, 0.2))
+    want = scipy.optimize.lsq_linear(stacked, target, (-0.1, 0.2), tol=1e-14)
+    assert relative_error(bounded.value, want.x) < 1e-8
+    assert relative_error(bounded.residual, p["b"] - p["A"] @ want.x) < 1e-8
+    assert abs(bounded.objective - 2 * want.cost) < 1e-9 * want.cost
+    C, d = matrix(rng(7), (2, 6)), np.asarray([1.0, -1.0])
+    equal = solve(p, subject_to=lf.Affine(C, d))
+    x = scipy.linalg.lapack.dgglse(stacked, C, target, d)[3]
+    assert relative_error(equal.value, x) < 1e-10
+    assert relative_error(equal.residual, p["b"] - p["A"] @ x) < 1e-10
+
+
 BAD = {
     "negative weight": ({"weights": -np.ones(14)}, "negative"),
-    "shape of weights": ({"weights": np.ones(13)}, r"\(14,\); got \(13,\)"),
+    "shape of weights": ({"weights": np.ones(13)}, r"\(14,\).*got \(13,\)"),
     "complex weights": ({"weights": 1j * np.ones(14)}, "real"),
     "structure of weights": ({"weights": [np.ones(14)]}, "structure"),
     "not a term": ({"regularizers": [0.1]}, "Tikhonov"),

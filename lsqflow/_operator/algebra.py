@@ -179,7 +179,7 @@ def scale(
         case Zero():
             return operator
         case Scaled(t, inside):
-            dtype = jnp.promote_types(s.dtype, t.dtype)
+            dtype = np.result_type(s.dtype, t.dtype)
             return Scaled(s.astype(dtype) * t.astype(dtype), inside)
         case Diagonal(entries):
             return Diagonal(tree.scale(s, entries))

@@ -86,8 +86,8 @@ def is_operator_like(x: Any) -> bool:
 def _from_array(matrix: jax.Array) -> AbstractOperator:
     if matrix.ndim != 2:
         raise ValueError(
-            "An array in place of an operator must be a matrix, with two dimensions; "
-            f"got shape {matrix.shape}. To apply an operator to a vector, `A.mv(x)`."
+            "An array in place of an operator must be two-dimensional, a matrix; got "
+            f"shape {matrix.shape}. To apply an operator to a vector, use `A.mv(x)`."
         )
     if not jnp.issubdtype(matrix.dtype, jnp.inexact):
         matrix = matrix.astype(jnp.result_type(float))
