@@ -19,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 # No other environment may leak into ours.
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test pytest lint format bench docs notebooks clean
+.PHONY: help demo test pytest pytest32 pytest64 lint format bench docs notebooks clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,9 +30,13 @@ demo: $(VENV)/.stamp-demo  ## Deblur a photograph and learn its blur; pictures i
 test: lint pytest  ## Lint, then every test, in 32- and 64-bit mode
 
 # The short run first, so that the closing line is that of the whole suite.
-pytest: $(VENV)/.stamp-tests  ## The tests alone
+pytest: pytest32 pytest64  ## The tests alone
+
+pytest32: $(VENV)/.stamp-tests
 	@echo "== pytest, LSQFLOW_X64=0, tests marked float32"
 	@LSQFLOW_X64=0 $(PYTEST) -m float32 $(ARGS)
+
+pytest64: $(VENV)/.stamp-tests
 	@echo "== pytest, LSQFLOW_X64=1, all tests"
 	@LSQFLOW_X64=1 $(PYTEST) $(ARGS)
 

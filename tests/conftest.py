@@ -7,9 +7,14 @@ this file matters: environment, JAX, hook, and `lsqflow` only in the test module
 import os
 import zlib
 
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+_FLAGS = {"--xla_force_host_platform_device_count": 8}
+if os.environ.get("LSQFLOW_OPTIMISE", "0") == "0":
+    # Half of the time of the tests is spent in the compiler.
+    _FLAGS["--xla_backend_optimization_level"] = 0
+    _FLAGS["--xla_llvm_disable_expensive_passes"] = "true"
+_GIVEN = os.environ.get("XLA_FLAGS", "")
+_ADDED = [f"{flag}={x}" for flag, x in _FLAGS.items() if flag not in _GIVEN]
+os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *_ADDED]).strip()
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402

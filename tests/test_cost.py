@@ -128,6 +128,7 @@ def test_memory_does_not_grow_with_steps():
     assert memory(400, lf.UnrolledAdjoint()) > 2 * memory(400, implicit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damp", [None, 0.3])
 def test_unrolled_derivatives(damp):
     """After convergence they are the implicit ones; truncated, the iterate's own."""

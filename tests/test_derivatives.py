@@ -173,14 +173,18 @@ CASES = [
         helpers.SHAPES.items(), (False, True), (False, True), ("real", "complex")
     )
     for rank in [4 if deficient else min(shape)]
+    # Complex problems once for each rank and damping: compiling takes long.
+    if kind == "real" or damped == (name == "square")
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "rank", "damped", "kind"), CASES)
 def test_matrix(shape, rank, damped, kind):
     compare(as_array, shape, rank, damped, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damped", [False, True])
 def test_all_orders(damped):
     """Both orders of second derivatives that contain L's own tangent."""
@@ -203,6 +207,7 @@ def test_operator_classes(wrap, name, rank, damped, kind):
     compare(wrap, helpers.SHAPES[name], rank, damped, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damped", [False, True])
 def test_lsqr(damped):
     compare(as_array, helpers.SHAPES["square"], 5, damped, "real", lf.LSQR)

@@ -60,6 +60,7 @@ def kkt(A, b, C, d, damp, w):
     return z[: A.shape[1]], z[A.shape[1] :]
 
 
+@pytest.mark.slow
 def test_gradients_against_the_dense_optimality_system():
     A, b, C, d = map(jnp.asarray, problem())
     args = (A, b, C, d, jnp.asarray(0.3), jnp.linspace(0.5, 2, 9))

@@ -56,6 +56,7 @@ def test_rules_find_a_good_strength():
     assert int(path.choose("discrepancy", noise_norm=0.0)) == 0
 
 
+@pytest.mark.slow
 def test_weights_prior_other_terms_and_probes():
     A, b = smooth_problem()
     w, mu = rng(3).uniform(0.5, 2, 40), normal(rng(4), 12, np.float64)

@@ -72,6 +72,7 @@ def test_values(kind):
     assert abs(solution.objective - objective) < TOLERANCE * objective
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["real", "complex"])
 def test_gradients_in_everything(kind):
     """Weight zero included, where the root of the weight has no derivative."""
@@ -90,6 +91,7 @@ def test_gradients_in_everything(kind):
     assert relative_error(forward(p, direction), want(p, direction)) < 1e-9
 
 
+@pytest.mark.slow
 def test_reverse_over_reverse_of_a_stacked_problem():
     """Cotangents of a part of the dual, whose structure is that of the stack."""
     p = jax.tree.map(jnp.asarray, problem())

@@ -40,6 +40,7 @@ def test_vmap_of_gradients(data, axes):
     assert helpers.relative_error(got, want) < 1e-9
 
 
+@pytest.mark.slow
 def test_nested_vmap_and_hessian(data):
     A, B = data
     got = jax.vmap(jax.hessian(loss, 1), (None, 0))(A, B[:2])
