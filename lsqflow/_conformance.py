@@ -228,7 +228,7 @@ def solves(subject: Subject) -> None:
         subject.close(direct, want, "the solution by QR", digits=0.5)
 
 
-def _flat(vector: Any) -> np.ndarray:
+def _flat(vector: Any) -> Any:
     """The entries as one array of NumPy, where nothing needs to be compiled."""
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(vector)])
 

@@ -8,7 +8,8 @@ import lsqflow as lf
 
 from .helpers import X64, dtype_of, matrix, normal, relative_error, rng
 
-STRENGTHS = np.geomspace(1e-4, 10, 24)
+# In 32 bits, weaker regularisation leaves no digit, and is reported.
+STRENGTHS = np.geomspace(1e-4 if X64 else 3e-2, 10, 24)
 NOISE = 1e-3
 
 

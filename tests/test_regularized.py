@@ -66,6 +66,7 @@ def test_values(kind):
     assert relative_error(solution.residual, residual) < TOLERANCE
     norm = float(solution.stats["residual_norm"])
     assert abs(norm - np.linalg.norm(residual)) < TOLERANCE * norm
+    x = np.asarray(x)
     terms = (p["strength"] * (p["L"] @ (x - p["prior"])), p["ridge"] * x, p["damp"] * x)
     terms = (np.sqrt(p["weights"]) * residual, *terms)
     objective = sum(np.linalg.norm(term) ** 2 for term in terms)
