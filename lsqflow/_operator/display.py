@@ -56,4 +56,6 @@ def brief(value: Any) -> str:
             return f"{np.asarray(value)!s:.6}"
         except jax.errors.TracerArrayConversionError:
             pass
+    if isinstance(value, np.dtype):
+        return str(value)
     return eqx.tree_pformat(value, width=10**6, struct_as_array=True)
