@@ -74,12 +74,11 @@ from ._path import (
     regularization_path as regularization_path,
 )
 from ._project import minimum_norm as minimum_norm, project as project
-from ._pseudo_inverse import (
+from ._projector import (
     NullSpaceProjector as NullSpaceProjector,
-    PseudoInverse as PseudoInverse,
     RangeProjector as RangeProjector,
-    pinv as pinv,
 )
+from ._pseudo_inverse import PseudoInverse as PseudoInverse, pinv as pinv
 from ._regularizer import Tikhonov as Tikhonov
 from ._solution import (
     PrimalDual as PrimalDual,

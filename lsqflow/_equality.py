@@ -11,7 +11,8 @@ from ._adjoint import AbstractAdjoint, ImplicitAdjoint
 from ._operator import algebra
 from ._operator.base import AbstractOperator
 from ._primal_dual import checked
-from ._pseudo_inverse import NullSpaceProjector, accurate_solver
+from ._projector import NullSpaceProjector
+from ._pseudo_inverse import accurate_solver
 from ._rewrite import Problem, warm_start
 from ._solution import PrimalDual, StopReason, is_failure
 from ._tree import Vector

@@ -1,4 +1,4 @@
-"""Operators that solve: the pseudo-inverse, and projectors onto its subspaces."""
+"""The pseudo-inverse as an operator, and how it is applied."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ from . import _tree as tree
 from ._adjoint import ImplicitAdjoint
 from ._operator.base import AbstractOperator
 from ._operator.convert import OperatorLike, as_operator
-from ._operator.diagonal import Identity
 from ._operator.matrix import MatrixOperator
 from ._solution import PrimalDual
 from ._solver.auto import AutoSolver
@@ -33,7 +32,7 @@ class PseudoInverse(AbstractOperator):
     throw: bool = eqx.field(static=True)
 
     def mv(self, vector: Vector) -> Vector:
-        return _solve(self.operator, vector, self.solver, self.throw).primal
+        return solve(self.operator, vector, self.solver, self.throw).primal
 
     def rmv(self, vector: Vector) -> Vector:
         return self.transpose().mv(vector)
@@ -51,7 +50,7 @@ class PseudoInverse(AbstractOperator):
         return PseudoInverse(self.operator.conj(), self.solver, self.throw)
 
     def linearise(self) -> AbstractOperator:
-        inverse = _dense_inverse(self.operator)
+        inverse = dense_inverse(self.operator)
         if inverse is not None:
             return inverse
         return PseudoInverse(self.operator.linearise(), self.solver, self.throw)
@@ -77,161 +76,27 @@ def pinv(
     return PseudoInverse(operator, solver, throw)
 
 
-class NullSpaceProjector(AbstractOperator):
-    r"""$N = I - C^+ C$: the part of a vector that $C$ maps to zero.
-
-    Products are residuals of least squares with $C^H$, which are orthogonal to the rows
-    of $C$; redundant rows do not matter. Differentiable in the leaves of $C$, at
-    constant rank.
-
-    **Cost:** one solve a product. Within a solve, dense operators of at most 512 rows
-    or columns are inverted once.
-    """
-
-    operator: AbstractOperator
-    solver: lx.AbstractLinearSolver | None
-    throw: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        operator: OperatorLike,
-        solver: lx.AbstractLinearSolver | None = None,
-        *,
-        throw: bool = True,
-    ) -> None:
-        """**Arguments:**
-
-        - `operator`: $C$, an operator, a lineax operator or a matrix.
-        - `solver`: who solves; by default LSMR near the precision of the dtype.
-        - `throw`: whether a solve that fails raises.
-        """
-        self.operator, self.solver, self.throw = as_operator(operator), solver, throw
-
-    def mv(self, vector: Vector) -> Vector:
-        return _remainder(self.operator.H, vector, self.solver, self.throw)
-
-    def rmv(self, vector: Vector) -> Vector:
-        return tree.conj(self.mv(tree.conj(vector)))
-
-    def in_structure(self) -> Structure:
-        return self.operator.in_structure()
-
-    def out_structure(self) -> Structure:
-        return self.in_structure()
-
-    def transpose(self) -> AbstractOperator:
-        return self.conj()
-
-    def conj(self) -> AbstractOperator:
-        conjugate = self.operator.conj()
-        return NullSpaceProjector(conjugate, self.solver, throw=self.throw)
-
-    def linearise(self) -> AbstractOperator:
-        C = self.operator
-        inverse = _dense_inverse(C)
-        if inverse is not None:
-            return Identity(self.in_structure()) - inverse @ C
-        return NullSpaceProjector(C.linearise(), self.solver, throw=self.throw)
-
-    def tags(self) -> frozenset[object]:
-        return _projector_tags(self)
-
-
-class RangeProjector(AbstractOperator):
-    r"""$C C^+$: the part of a vector that $C$ can produce.
-
-    Differentiable in the leaves of $C$, at constant rank.
-
-    **Cost:** one solve a product. Within a solve, dense operators of at most 512 rows
-    or columns are inverted once.
-    """
-
-    operator: AbstractOperator
-    solver: lx.AbstractLinearSolver | None
-    throw: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        operator: OperatorLike,
-        solver: lx.AbstractLinearSolver | None = None,
-        *,
-        throw: bool = True,
-    ) -> None:
-        """**Arguments:**
-
-        - `operator`: $C$, an operator, a lineax operator or a matrix.
-        - `solver`: who solves; by default LSMR near the precision of the dtype.
-        - `throw`: whether a solve that fails raises.
-        """
-        self.operator, self.solver, self.throw = as_operator(operator), solver, throw
-
-    def mv(self, vector: Vector) -> Vector:
-        rest = _remainder(self.operator, vector, self.solver, self.throw)
-        return tree.sub(vector, rest)
-
-    def rmv(self, vector: Vector) -> Vector:
-        return tree.conj(self.mv(tree.conj(vector)))
-
-    def in_structure(self) -> Structure:
-        return self.operator.out_structure()
-
-    def out_structure(self) -> Structure:
-        return self.in_structure()
-
-    def transpose(self) -> AbstractOperator:
-        return self.conj()
-
-    def conj(self) -> AbstractOperator:
-        conjugate = self.operator.conj()
-        return RangeProjector(conjugate, self.solver, throw=self.throw)
-
-    def linearise(self) -> AbstractOperator:
-        C = self.operator
-        inverse = _dense_inverse(C)
-        if inverse is not None:
-            return C @ inverse
-        return RangeProjector(C.linearise(), self.solver, throw=self.throw)
-
-    def tags(self) -> frozenset[object]:
-        return _projector_tags(self)
-
-
 def accurate_solver(structure: Structure) -> LSMR:
     """LSMR near the precision of the dtype: for products inside another solve."""
     return LSMR(rtol=float(jnp.finfo(tree.storage_dtype(structure)).eps) ** 0.85)
 
 
 @eqx.filter_jit
-def _solve(
+def solve(
     operator: AbstractOperator,
     vector: Vector,
     solver: lx.AbstractLinearSolver,
     throw: bool,  # noqa: FBT001
 ) -> PrimalDual:
+    """A differentiable solve."""
     return ImplicitAdjoint().solve(operator, vector, None, solver, throw=throw)[0]
 
 
-def _remainder(
-    operator: AbstractOperator,
-    vector: Vector,
-    solver: lx.AbstractLinearSolver | None,
-    throw: bool,  # noqa: FBT001
-) -> Vector:
-    solver = accurate_solver(operator.in_structure()) if solver is None else solver
-    return _solve(operator, vector, solver, throw).residual
-
-
-def _dense_inverse(operator: AbstractOperator) -> MatrixOperator | None:
+def dense_inverse(operator: AbstractOperator) -> MatrixOperator | None:
+    """The pseudo-inverse of a dense operator that is not too large, as a matrix."""
     if not isinstance(operator, MatrixOperator):
         return None
     matrix = operator.matrix
     if min(matrix.shape) > _MAX_RANK or matrix.size > _MAX_ENTRIES:
         return None
     return MatrixOperator(jnp.linalg.pinv(matrix))
-
-
-def _projector_tags(projector: AbstractOperator) -> frozenset[object]:
-    tags = {lx.positive_semidefinite_tag}
-    if not tree.is_complex(projector.in_structure()):
-        tags.add(lx.symmetric_tag)
-    return frozenset(tags)

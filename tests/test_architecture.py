@@ -24,6 +24,7 @@ ORDER = [
     ("_adjoint",),
     ("constraint",),
     ("_pseudo_inverse", "_bounded"),
+    ("_projector",),
     ("_equality",),
     ("_lstsq",),
     ("_project", "_path", "_conformance"),

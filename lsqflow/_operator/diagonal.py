@@ -12,6 +12,7 @@ from .. import _tree as tree
 from .._sharding import manual_axes, vary
 from .._tree import Structure, Vector
 from .base import AbstractOperator
+from .rearrangement import AbstractRearrangement
 
 DIAGONAL_TAGS = frozenset({lx.symmetric_tag, lx.diagonal_tag, lx.tridiagonal_tag}) | {
     lx.lower_triangular_tag,
@@ -19,7 +20,7 @@ DIAGONAL_TAGS = frozenset({lx.symmetric_tag, lx.diagonal_tag, lx.tridiagonal_tag
 }
 
 
-class Identity(AbstractOperator):
+class Identity(AbstractRearrangement):
     """`A x = x`, for vectors of any structure."""
 
     structure: tree.StaticStructure = eqx.field(static=True)
@@ -37,16 +38,7 @@ class Identity(AbstractOperator):
     def rmv(self, vector: Vector) -> Vector:
         return vector
 
-    def in_structure(self) -> Structure:
-        return self.structure.tree
-
     def transpose(self) -> AbstractOperator:
-        return self
-
-    def conj(self) -> AbstractOperator:
-        return self
-
-    def linearise(self) -> AbstractOperator:
         return self
 
     def tags(self) -> frozenset[object]:

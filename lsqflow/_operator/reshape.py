@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 from .. import _tree as tree
-from .._tree import Structure, Vector
+from .._tree import Vector
 from .base import AbstractOperator
 from .display import brief
+from .rearrangement import AbstractRearrangement
 
 
-class Reshape(AbstractOperator):
+class Reshape(AbstractRearrangement):
     """An array in another shape, with its entries in the same (row-major) order."""
 
     structure: tree.StaticStructure = eqx.field(static=True)
@@ -47,20 +48,11 @@ class Reshape(AbstractOperator):
     def rmv(self, vector: Array) -> Array:
         return vector.reshape(self.structure.tree.shape)
 
-    def in_structure(self) -> Structure:
-        return self.structure.tree
-
     def transpose(self) -> AbstractOperator:
         return Reshape(self.out_structure(), self.structure.tree.shape)
 
-    def conj(self) -> AbstractOperator:
-        return self
 
-    def linearise(self) -> AbstractOperator:
-        return self
-
-
-class Ravel(AbstractOperator):
+class Ravel(AbstractRearrangement):
     """All entries of a pytree in one array of shape `(size,)`, leaf after leaf.
 
     Its transpose makes the pytree again: `lf.Ravel(a) @ A @ lf.Ravel(b).T` acts
@@ -96,17 +88,8 @@ class Ravel(AbstractOperator):
             [part.reshape(x.shape) for part, x in zip(parts, leaves, strict=True)]
         )
 
-    def in_structure(self) -> Structure:
-        return self.structure.tree
 
-    def conj(self) -> AbstractOperator:
-        return self
-
-    def linearise(self) -> AbstractOperator:
-        return self
-
-
-class Real(AbstractOperator):
+class Real(AbstractRearrangement):
     """The real part of a complex vector.
 
     Linear over the reals only: it has no matrix, and its transpose, like every one in
@@ -128,20 +111,11 @@ class Real(AbstractOperator):
     def mv(self, vector: Vector) -> Vector:
         return jax.tree.map(jnp.real, vector)
 
-    def in_structure(self) -> Structure:
-        return self.structure.tree
-
-    def conj(self) -> AbstractOperator:
-        return self
-
-    def linearise(self) -> AbstractOperator:
-        return self
-
     def as_matrix(self) -> Inexact[Array, "rows columns"]:
         raise _no_matrix(self)
 
 
-class Imag(AbstractOperator):
+class Imag(AbstractRearrangement):
     """The imaginary part of a complex vector; see [`lsqflow.Real`][]."""
 
     structure: tree.StaticStructure = eqx.field(static=True)
@@ -158,14 +132,8 @@ class Imag(AbstractOperator):
     def mv(self, vector: Vector) -> Vector:
         return jax.tree.map(jnp.imag, vector)
 
-    def in_structure(self) -> Structure:
-        return self.structure.tree
-
     def conj(self) -> AbstractOperator:
         return -self
-
-    def linearise(self) -> AbstractOperator:
-        return self
 
     def as_matrix(self) -> Inexact[Array, "rows columns"]:
         raise _no_matrix(self)

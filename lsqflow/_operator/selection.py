@@ -15,6 +15,7 @@ from .._tree import Structure, Vector
 from .base import AbstractOperator
 from .diagonal import DIAGONAL_TAGS
 from .display import brief
+from .rearrangement import AbstractRearrangement
 
 
 class Mask(AbstractOperator):
@@ -70,7 +71,7 @@ class Mask(AbstractOperator):
         return DIAGONAL_TAGS | {lx.positive_semidefinite_tag}
 
 
-class Selection(AbstractOperator):
+class Selection(AbstractRearrangement):
     r"""`A x = x[indices]`: rows of an array, or slices along another axis.
 
     Indices may repeat; the transposed product adds.
@@ -105,17 +106,8 @@ class Selection(AbstractOperator):
     def mv(self, vector: Array) -> Array:
         return jnp.take(vector, self.indices, self.axis, mode="clip")
 
-    def in_structure(self) -> Structure:
-        return self.structure.tree
 
-    def conj(self) -> AbstractOperator:
-        return self
-
-    def linearise(self) -> AbstractOperator:
-        return self
-
-
-class LeafSelection(AbstractOperator):
+class LeafSelection(AbstractRearrangement):
     """Some leaves of a pytree; `None` in place of the others.
 
     ```python
@@ -145,23 +137,15 @@ class LeafSelection(AbstractOperator):
         zeros = vary(tree.zeros(rest), manual_axes(vector))
         return eqx.combine(vector, zeros)
 
-    def in_structure(self) -> Structure:
-        return self.structure.tree
 
-    def conj(self) -> AbstractOperator:
-        return self
-
-    def linearise(self) -> AbstractOperator:
-        return self
-
-
-class Permutation(AbstractOperator):
+class Permutation(AbstractRearrangement):
     """`A x = x[permutation]`: rows of an array in another order; `Aᵀ = A⁻¹`.
 
     **Cost:** a gather, in both directions.
     """
 
     permutation: Int[Array, " size"]
+    inverse: Int[Array, " size"] = eqx.field(repr=False)
     structure: tree.StaticStructure = eqx.field(static=True)
     axis: int = eqx.field(static=True)
 
@@ -191,26 +175,19 @@ class Permutation(AbstractOperator):
                 f"`Permutation` needs each of 0, …, {size - 1} once, for axis "
                 f"{self.axis} of {brief(structure)}; got {brief(self.permutation)}."
             )
+        self.inverse = jnp.argsort(self.permutation)
 
     def mv(self, vector: Array) -> Array:
         return jnp.take(vector, self.permutation, self.axis, mode="clip")
 
     def rmv(self, vector: Array) -> Array:
-        inverse = jnp.argsort(self.permutation)
-        return jnp.take(vector, inverse, self.axis, mode="clip")
-
-    def in_structure(self) -> Structure:
-        return self.structure.tree
+        return jnp.take(vector, self.inverse, self.axis, mode="clip")
 
     def out_structure(self) -> Structure:
         return self.structure.tree
 
     def transpose(self) -> AbstractOperator:
-        inverse = jnp.argsort(self.permutation)
-        return Permutation(inverse, self.in_structure(), self.axis)
-
-    def conj(self) -> AbstractOperator:
-        return self
+        return Permutation(self.inverse, self.in_structure(), self.axis)
 
 
 def _one_array(structure: Any, axis: int, owner: str) -> tuple[Any, int]:
