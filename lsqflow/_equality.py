@@ -90,7 +90,7 @@ def _optimal(stats: dict[str, Any], vector: Vector, x: Vector) -> Bool[Array, ""
     """Whether `Aᴴ r − λ² x` is `Cᴴ μ` to half the digits of the dtype, or to noise."""
     eps = float(jnp.finfo(tree.storage_dtype((x, vector))).eps)
     norm = stats["operator_norm"]
-    noise = 10 * eps * norm * (norm * tree.norm(x) + tree.norm(vector))
+    noise = eps**0.75 * norm * (norm * tree.norm(x) + tree.norm(vector))
     bound = eps**0.5 * norm * stats["residual_norm"] + noise
     return stats["normal_residual_norm"] <= bound
 

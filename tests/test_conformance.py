@@ -24,6 +24,8 @@ def _collect():
 @pytest.mark.parametrize("kind", ["real", "complex"])
 @pytest.mark.parametrize("make", [pytest.param(m, id=name) for name, m in _collect()])
 def test_conformance(make, kind):
+    if kind == "complex" and not X64:
+        pytest.skip("once for each operator is enough")
     try:
         operator = make(dtype_of(kind))
     except NotImplementedError:
