@@ -55,23 +55,17 @@ def _safe_cast(have: Any, want: Any) -> bool:
     return real and jnp.finfo(want).dtype == have
 
 
-def real_scalar(x: ArrayLike, like: Vector, name: str, hint: str) -> Float[Array, ""]:
-    """A real scalar in the scalar dtype of the vector `like`."""
-    array = jnp.asarray(x)
-    if array.shape != () or jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"`{name}` must be a real scalar; got shape {array.shape} and dtype "
-            f"{array.dtype}. {hint}"
-        )
-    return array.astype(tree.scalar_dtype(like))
-
-
 def as_damp(damp: ArrayLike, vector: Vector) -> Float[Array, ""]:
-    """The damping λ as an array."""
+    """The damping λ as an array, in the scalar dtype of the vector."""
     if isinstance(damp, int | float) and not damp >= 0:
         raise ValueError(f"`damp` must be non-negative; got {damp}.")
-    hint = "To weight unknowns, scale columns of the operator."
-    return real_scalar(damp, vector, "damp", hint)
+    array = jnp.asarray(damp)
+    if array.shape != () or jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"`damp` must be a real scalar; got shape {array.shape} and dtype "
+            f"{array.dtype}. To weight unknowns, scale columns of the operator."
+        )
+    return array.astype(tree.scalar_dtype(vector))
 
 
 def root_weights(weights: Any, structure: Structure) -> Vector:
@@ -98,7 +92,7 @@ def root_weights(weights: Any, structure: Structure) -> Vector:
                 f"{where} must have the shape of the operator's output, {s.shape}, or "
                 f"1 in place of some of its sizes; got {w.shape}."
             )
-        values = known(w)
+        values = tree.known(w)
         if values is not None and not np.all(values >= 0):
             raise ValueError(f"{where} must not be negative.")
         w = jnp.broadcast_to(w.astype(real), s.shape)
@@ -117,14 +111,6 @@ def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
         return np.broadcast_shapes(shape, target) == target
     except ValueError:
         return False
-
-
-def known(x: Any) -> np.ndarray | None:
-    """The values of an array; `None` while they are traced."""
-    try:
-        return np.asarray(x)
-    except jax.errors.TracerArrayConversionError:
-        return None
 
 
 def require_unknown(operator: Any, structure: Structure, name: str) -> None:

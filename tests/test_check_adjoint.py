@@ -74,6 +74,15 @@ def test_check_adjoint_accepts_and_rejects(kind, key):
         lf.check_adjoint(Untransposed(jnp.ones((4, 3), dense.dtype)), key)
 
 
+@pytest.mark.float32
+def test_linear_over_the_reals_only(key):
+    complex_vector = jnp.zeros(5, dtype_of("complex"))
+    transform = lf.FFT((6,), real=True, dtype=dtype_of("real"))
+    for operator in (lf.Real(complex_vector), lf.Imag(complex_vector), transform):
+        assert lf.check_adjoint(operator, key)
+        assert lf.check_adjoint(operator.T, key)
+
+
 class Wrong(lf.AbstractOperator):
     """A dense operator with one thing wrong, by name."""
 

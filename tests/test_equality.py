@@ -114,6 +114,20 @@ def test_pytrees_wide_problems_vmap_and_x0():
     assert relative_error(near, want) < 1e-9
 
 
+def test_loose_tolerances_are_not_failures():
+    """What the solver was asked for is what is checked in the end."""
+    A, C = matrix(rng(), (60, 40), condition=1e3), matrix(rng(1), (3, 40))
+    b, d = normal(rng(2), 60, np.float64), normal(rng(3), 3, np.float64)
+    loose = lf.LSMR(rtol=1e-3)
+    solution = lf.lstsq(A, b, loose, subject_to=lf.Affine(C, d))
+    assert solution.result == lx.RESULTS.successful
+    size = np.linalg.norm(A) * solution.stats["residual_norm"]
+    assert 1e-7 * size < solution.stats["normal_residual_norm"] < 1e-2 * size
+    wide = lf.minimum_norm(A.T, normal(rng(4), 40, np.float64), lf.LSMR(rtol=1e-4))
+    assert wide.result == lx.RESULTS.successful
+    assert wide.stats["residual_norm"] > 1e-7
+
+
 def test_contradictions_are_reported():
     A, b, C, d = problem()
     C, d = np.vstack([C, C[0]]), np.append(d, d[0] + 1)

@@ -7,11 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Inexact, PyTree
 
 from .. import _tree as tree
 from .._operator.base import AbstractOperator
+from .._operator.composite import AbstractComposite
 from .._tree import Structure, Vector
 
 Mask = PyTree[Bool[Array, "..."]]
@@ -77,7 +77,7 @@ def equal(x: Mask, y: Mask) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.ones((), bool), *same]))
 
 
-class Masked(AbstractOperator):
+class Masked(AbstractComposite):
     """`A M`: the columns of some unknowns replaced by zeros.
 
     Its least-norm solutions are zero in these unknowns.
@@ -97,9 +97,6 @@ class Masked(AbstractOperator):
 
     def out_structure(self) -> Structure:
         return self.operator.out_structure()
-
-    def linearise(self) -> AbstractOperator:
-        return Masked(self.operator.linearise(), self.mask)
 
     def as_matrix(self) -> Inexact[Array, "rows columns"]:
         columns = [jnp.ravel(m) for m in jax.tree.leaves(self.mask)]
@@ -128,8 +125,9 @@ def as_box(lower: Any, upper: Any, structure: Structure) -> Box:
         jax.tree.leaves(box.lower), jax.tree.leaves(box.upper), strict=True
     ):
         # On the host: under `jit`, also operations on constants are traced.
-        known = not isinstance(low, Tracer) and not isinstance(high, Tracer)
-        if known and not np.all(np.asarray(low) <= np.asarray(high)):
+        below, above = tree.known(low), tree.known(high)
+        checked = below is not None and above is not None
+        if checked and not np.all(below <= above):
             raise ValueError(
                 "Every lower bound must be at most its upper bound, and neither NaN; "
                 f"got lower = {box.lower} and upper = {box.upper}."

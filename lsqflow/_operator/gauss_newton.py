@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from .. import _tree as tree
 from .._tree import Structure, Vector
 from .base import AbstractOperator
+from .composite import AbstractComposite
 from .convert import as_operator
 from .function import JacobianOperator
 from .program import Program
@@ -144,7 +145,7 @@ class GaussNewtonOperator(AbstractOperator):
         return self._factors().linearise()
 
 
-class _Factors(AbstractOperator):
+class _Factors(AbstractComposite):
     """`Jᴴ H J + λ² I` from its factors."""
 
     jacobian: AbstractOperator
@@ -178,10 +179,6 @@ class _Factors(AbstractOperator):
 
     def tags(self) -> frozenset[object]:
         return self.known_tags
-
-    def linearise(self) -> AbstractOperator:
-        hessian = None if self.hessian is None else self.hessian.linearise()
-        return _Factors(self.jacobian.linearise(), hessian, self.damp, self.known_tags)
 
 
 def _gradient(loss: Callable[[Any], Any], outputs: Structure) -> Program:

@@ -168,7 +168,7 @@ class Permutation(AbstractRearrangement):
         self.structure = tree.StaticStructure(structure)
         size = structure.shape[self.axis]
         self.permutation = _indices(permutation, size, "`Permutation`")
-        known = _concrete(self.permutation)
+        known = tree.known(self.permutation)
         complete = known is None or np.array_equal(np.sort(known), np.arange(size))
         if self.permutation.shape != (size,) or not complete:
             raise ValueError(
@@ -203,13 +203,6 @@ def _one_array(structure: Any, axis: int, owner: str) -> tuple[Any, int]:
     return structure, axis % structure.ndim
 
 
-def _concrete(x: Any) -> np.ndarray | None:
-    try:
-        return np.asarray(x)
-    except jax.errors.TracerArrayConversionError:
-        return None
-
-
 def _indices(indices: Any, size: int, owner: str) -> Int[Array, " rows"]:
     """Non-negative indices; checked where they are known."""
     if indices.ndim != 1 or not jnp.issubdtype(indices.dtype, jnp.integer):
@@ -217,7 +210,7 @@ def _indices(indices: Any, size: int, owner: str) -> Int[Array, " rows"]:
             f"{owner} needs a one-dimensional array of integers; got "
             f"{brief(jax.ShapeDtypeStruct(indices.shape, indices.dtype))}."
         )
-    known = _concrete(indices)
+    known = tree.known(indices)
     if (
         known is not None
         and known.size
