@@ -126,8 +126,9 @@ def as_box(lower: Any, upper: Any, structure: Structure) -> Box:
     ):
         # On the host: under `jit`, also operations on constants are traced.
         below, above = tree.known(low), tree.known(high)
-        checked = below is not None and above is not None
-        if checked and not np.all(below <= above):
+        if below is None or above is None:
+            continue
+        if not np.all(below <= above):
             raise ValueError(
                 "Every lower bound must be at most its upper bound, and neither NaN; "
                 f"got lower = {box.lower} and upper = {box.upper}."
