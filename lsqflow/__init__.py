@@ -14,12 +14,7 @@ from ._lstsq import lstsq as lstsq
 from ._operator import protocol as _protocol
 from ._operator.algebra import Composed as Composed, Scaled as Scaled, Sum as Sum
 from ._operator.base import AbstractOperator as AbstractOperator
-from ._operator.block import (
-    Block as Block,
-    BlockDiagonal as BlockDiagonal,
-    HStack as HStack,
-    VStack as VStack,
-)
+from ._operator.block import Block as Block
 from ._operator.check import (
     AdjointReport as AdjointReport,
     check_adjoint as check_adjoint,
@@ -68,6 +63,11 @@ from ._operator.selection import (
     Selection as Selection,
 )
 from ._operator.sparse import SparseOperator as SparseOperator
+from ._operator.stack import (
+    BlockDiagonal as BlockDiagonal,
+    HStack as HStack,
+    VStack as VStack,
+)
 from ._operator.stencil import Difference as Difference
 from ._path import (
     RegularizationPath as RegularizationPath,

@@ -10,9 +10,9 @@ from . import _tree as tree
 from ._inputs import conform, require_unknown
 from ._operator import algebra
 from ._operator.base import AbstractOperator
-from ._operator.block import VStack
 from ._operator.damped import Damped
 from ._operator.diagonal import Diagonal, Identity
+from ._operator.stack import VStack
 from ._regularizer import Tikhonov
 from ._solution import PrimalDual
 from ._tree import Vector
