@@ -95,6 +95,9 @@ from ._solver.lsqr import LSQR as LSQR
 from ._solver.woodbury import Woodbury as Woodbury
 from .constraint.affine import Affine as Affine
 from .constraint.base import AbstractConstraint as AbstractConstraint
+from .constraint.compose import Sampled as Sampled
+from .constraint.function import Equality as Equality, Inequality as Inequality
+from .constraint.pin import AbstractPin as AbstractPin, Fixed as Fixed
 
 del _protocol  # imported to register the operators with lineax
 

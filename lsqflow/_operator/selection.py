@@ -25,13 +25,13 @@ class Mask(AbstractOperator):
     """
 
     mask: PyTree[Bool[Array, "..."]]
-    dtype: Any = eqx.field(static=True)
+    structure: tree.StaticStructure = eqx.field(static=True)
 
     def __init__(self, mask: PyTree[Any], dtype: Any = float) -> None:
         """**Arguments:**
 
         - `mask`: a pytree of boolean arrays; vectors have its shapes.
-        - `dtype`: the floating-point dtype of the vectors.
+        - `dtype`: the floating-point dtype of the vectors, or a pytree of dtypes.
 
         **Raises:** `TypeError` unless the mask is boolean and the dtype inexact.
         """
@@ -42,8 +42,15 @@ class Mask(AbstractOperator):
                     f"`Mask` needs a boolean mask; got dtype {leaf.dtype}. For indices "
                     "use `lsqflow.Selection`, for weights `lsqflow.Diagonal`."
                 )
-        self.dtype = jnp.dtype(jnp.result_type(dtype))
-        tree.require_inexact(self.in_structure(), "`Mask`")
+        if jax.tree.structure(dtype) != jax.tree.structure(self.mask):
+            dtype = jax.tree.map(lambda _: dtype, self.mask)
+        structure = jax.tree.map(
+            lambda m, d: jax.ShapeDtypeStruct(m.shape, jnp.result_type(d)),
+            self.mask,
+            dtype,
+        )
+        tree.require_inexact(structure, "`Mask`")
+        self.structure = tree.StaticStructure(structure)
 
     def mv(self, vector: Vector) -> Vector:
         return jax.tree.map(
@@ -54,9 +61,7 @@ class Mask(AbstractOperator):
         return self.mv(vector)
 
     def in_structure(self) -> Structure:
-        return jax.tree.map(
-            lambda m: jax.ShapeDtypeStruct(m.shape, self.dtype), self.mask
-        )
+        return self.structure.tree
 
     def transpose(self) -> AbstractOperator:
         return self

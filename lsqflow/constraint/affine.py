@@ -12,7 +12,7 @@ from .base import AbstractConstraint
 
 
 class Affine(AbstractConstraint):
-    """`C x = d`.
+    """`C x = d`; the residual is `C x − d`.
 
     Redundant equations are harmless; contradictory ones are reported by whoever solves.
     """
@@ -35,10 +35,10 @@ class Affine(AbstractConstraint):
         else:
             self.target = conform(target, structure, "target", "output")
 
-    def residual(self, point: PyTree[Array], *args: Any) -> PyTree[Array]:
+    def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         """`C x − d`."""
-        return tree.sub(self.operator.mv(point), self.target)
+        return tree.sub(self.operator.mv(params), self.target)
 
-    def jacobian(self, point: PyTree[Array], *args: Any) -> AbstractOperator:
+    def jacobian(self, params: PyTree[Array], *args: Any) -> AbstractOperator:
         """`C`, everywhere."""
         return self.operator

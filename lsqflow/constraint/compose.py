@@ -1,0 +1,123 @@
+"""Constraints made of constraints: `&`, `on`, and arguments drawn at random."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Key, PyTree
+
+from .._operator.base import AbstractOperator
+from .._operator.stack import VStack
+from .base import AbstractConstraint
+from .part import Part
+
+
+class All(AbstractConstraint):
+    """Several constraints at once, `first & second & …`.
+
+    Its residual is the tuple of theirs; all of them get the same further arguments.
+    """
+
+    constraints: tuple[AbstractConstraint, ...]
+
+    def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
+        return tuple(c.residual(params, *args) for c in self.constraints)
+
+    def jacobian(self, params: PyTree[Array], *args: Any) -> AbstractOperator:
+        return VStack(tuple(c.jacobian(params, *args) for c in self.constraints))
+
+    def inequality(self) -> PyTree[bool]:
+        return tuple(c.inequality() for c in self.constraints)
+
+    def violation(self, params: PyTree[Array], *args: Any) -> Float[Array, ""]:
+        """The largest of the violations."""
+        each = [c.violation(params, *args) for c in self.constraints]
+        return jnp.max(jnp.stack([v.astype(each[0].dtype) for v in each]))
+
+    def at(self, step: ArrayLike) -> AbstractConstraint:
+        return All(tuple(c.at(step) for c in self.constraints))
+
+    def parts(self) -> tuple[AbstractConstraint, ...]:
+        return tuple(part for c in self.constraints for part in c.parts())
+
+    def on(self, where: Callable[[Any], Any]) -> AbstractConstraint:
+        return All(tuple(c.on(where) for c in self.constraints))
+
+
+class Restricted(AbstractConstraint):
+    """A constraint on part of the parameters, `constraint.on(where)`."""
+
+    constraint: AbstractConstraint
+    where: Callable[[Any], Any]
+
+    def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
+        return self.constraint.residual(self.where(params), *args)
+
+    def jacobian(self, params: PyTree[Array], *args: Any) -> AbstractOperator:
+        inner = self.constraint.jacobian(self.where(params), *args)
+        return inner @ Part(self.where, params)
+
+    def inequality(self) -> PyTree[bool]:
+        return self.constraint.inequality()
+
+    def violation(self, params: PyTree[Array], *args: Any) -> Float[Array, ""]:
+        return self.constraint.violation(self.where(params), *args)
+
+    def at(self, step: ArrayLike) -> AbstractConstraint:
+        return Restricted(self.constraint.at(step), self.where)
+
+
+class Sampled(AbstractConstraint):
+    """A constraint whose further arguments are drawn anew at each step.
+
+    Fresh collocation points, probes or a minibatch: what holds is the constraint at the
+    points of this step. The residual is that of the constraint, at the draw of `key`.
+    Training calls `at(step)`, which folds the step into the key.
+
+    ```python
+    def sampler(key):
+        return (jax.random.uniform(key, (64,)),)
+
+
+    lf.Sampled(lf.Equality(fn), sampler, jax.random.key(0))
+    ```
+    """
+
+    constraint: AbstractConstraint
+    sampler: Callable[[Key[Array, ""]], tuple[Any, ...]]
+    key: Key[Array, ""]
+
+    def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
+        return self.constraint.residual(params, *self._draw(), *args)
+
+    def jacobian(self, params: PyTree[Array], *args: Any) -> AbstractOperator:
+        return self.constraint.jacobian(params, *self._draw(), *args)
+
+    def inequality(self) -> PyTree[bool]:
+        return self.constraint.inequality()
+
+    def violation(self, params: PyTree[Array], *args: Any) -> Float[Array, ""]:
+        return self.constraint.violation(params, *self._draw(), *args)
+
+    def at(self, step: ArrayLike) -> AbstractConstraint:
+        key = jax.random.fold_in(self.key, step)
+        return Sampled(self.constraint.at(step), self.sampler, key)
+
+    def _draw(self) -> tuple[Any, ...]:
+        drawn = self.sampler(self.key)
+        if not isinstance(drawn, tuple):
+            raise TypeError(
+                "The sampler of `lsqflow.Sampled` must return a tuple, the further "
+                f"arguments of the constraint; got {type(drawn).__name__}. Return "
+                "`(points,)` for one argument."
+            )
+        return drawn
+
+
+Sampled.__init__.__doc__ = """**Arguments:**
+
+- `constraint`: the constraint, which gets what is drawn before other arguments.
+- `sampler`: from a key to a tuple of further arguments.
+- `key`: a key of `jax.random.key`.
+"""

@@ -1,0 +1,57 @@
+"""Constraints from plain functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, PyTree
+
+from .base import AbstractConstraint
+
+
+class Equality(AbstractConstraint):
+    """`fn(params, *args) = 0`, for any differentiable function.
+
+    The residual is what the function returns. It is linearised once a step; nothing of
+    the size rows × parameters is formed.
+
+    ```python
+    lf.Equality(lambda params: params["x"] + params["y"] - 1)
+    ```
+    """
+
+    fn: Callable[..., PyTree[Array]]
+
+    def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
+        return self.fn(params, *args)
+
+
+Equality.__init__.__doc__ = """**Arguments:**
+
+- `fn`: from parameters, and further arguments, to a pytree of floating-point arrays.
+"""
+
+
+class Inequality(AbstractConstraint):
+    """`fn(params, *args) ≤ 0`, entry by entry.
+
+    The residual is what the function returns; where it is negative, the constraint
+    holds with room to spare, and does nothing.
+
+    ```python
+    lf.Inequality(lambda params: jnp.sum(params["w"] ** 2) - 1)
+    ```
+    """
+
+    fn: Callable[..., PyTree[Array]]
+
+    def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
+        return self.fn(params, *args)
+
+    def inequality(self) -> PyTree[bool]:
+        return True
+
+
+Inequality.__init__.__doc__ = """**Arguments:**
+
+- `fn`: from parameters, and further arguments, to a pytree of floating-point arrays.
+"""
