@@ -96,8 +96,23 @@ from ._solver.woodbury import Woodbury as Woodbury
 from .constraint.affine import Affine as Affine
 from .constraint.base import AbstractConstraint as AbstractConstraint
 from .constraint.compose import Sampled as Sampled
+from .constraint.field import (
+    Conservative as Conservative,
+    DivergenceFree as DivergenceFree,
+)
 from .constraint.function import Equality as Equality, Inequality as Inequality
+from .constraint.infinitesimal import (
+    InfinitesimalEquivariance as InfinitesimalEquivariance,
+)
+from .constraint.lipschitz import Lipschitz as Lipschitz
+from .constraint.norms import NormBound as NormBound, Orthogonal as Orthogonal
+from .constraint.periodic import Periodic as Periodic
 from .constraint.pin import AbstractPin as AbstractPin, Fixed as Fixed
+from .constraint.sparsity import Sparsity as Sparsity, cubic_sparsity as cubic_sparsity
+from .constraint.symmetry import Equivariance as Equivariance
+from .train.null_space import null_space as null_space
+from .train.retract import Retraction as Retraction, retract as retract
+from .train.state import NullSpaceState as NullSpaceState
 
 del _protocol  # imported to register the operators with lineax
 

@@ -11,7 +11,7 @@ that derivatives of every order do. In reverse mode only $P$ runs: $P_A$ forward
 $P_{A^T}$ backward, once each. The derivation is in docs/devdocs/calculus.md.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -28,6 +28,7 @@ from ._solver.run import run
 from ._tree import Vector
 
 Scalar = Float[Array, ""]
+_T = TypeVar("_T")
 
 
 class Problem(eqx.Module):
@@ -69,8 +70,8 @@ class Problem(eqx.Module):
         return _L(self)((c, d, s))[0]
 
 
-def checked(solution: PrimalDual, stats: dict[str, Any], throw: bool) -> PrimalDual:  # noqa: FBT001
-    """The solution; raising at run time if it failed and `throw` is true.
+def checked(solution: _T, stats: dict[str, Any], throw: bool) -> _T:  # noqa: FBT001
+    """The solution, any pytree; raising at run time if it failed and `throw` is true.
 
     The error hangs on a scalar of its own, which is zero and added to the vectors: no
     vector passes through the host, whatever its size and sharding, and the compiler

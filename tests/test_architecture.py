@@ -29,6 +29,7 @@ ORDER = [
     ("_lstsq",),
     ("_project", "_path", "_conformance"),
     ("testing",),
+    ("train",),
     ("__init__",),
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -52,6 +53,17 @@ def test_imports_point_one_way(path):
     own = layer(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
     for name in imported(path):
         assert layer(name) <= own, f"{path.name} imports {name}"
+
+
+def test_only_training_knows_optax():
+    """Gaussian processes and solvers must not depend on an optimiser."""
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] == "train":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "optax" for name in names), path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

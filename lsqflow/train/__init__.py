@@ -1,0 +1,1 @@
+"""Training under constraints, with any Optax optimiser."""

@@ -1,0 +1,54 @@
+"""What users pass to a constrained optimiser, checked."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import lineax as lx
+import optax
+from jaxtyping import Array
+
+from ..constraint.base import AbstractConstraint
+
+ScalarOrSchedule = float | Array | Callable[[Any], Any]
+
+
+def as_schedule(rate: ScalarOrSchedule, warmup: Any) -> Callable[[Any], Any]:
+    """The rate of each step, risen to during the warm-up."""
+    base = rate if callable(rate) else lambda _: rate
+    if isinstance(rate, int | float) and not 0 < rate <= 1:
+        raise ValueError(
+            "`rate`, the share of the violation that a step removes, must be more than "
+            f"0 and at most 1; got {rate}."
+        )
+    if warmup is None:
+        return base
+    if not callable(warmup):
+        if warmup < 0:
+            raise ValueError(f"`warmup` must not be negative; got {warmup}.")
+        length = max(int(warmup), 1)
+        factor = lambda count: jnp.minimum((count + 1) / length, 1)
+    else:
+        factor = warmup
+    return lambda count: jnp.asarray(base(count)) * jnp.asarray(factor(count))
+
+
+def require_types(optimizer: Any, constraint: Any, solver: Any, metric: Any) -> None:
+    """Raise a `TypeError` or `ValueError` for what cannot be used."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "`optimizer` must be an Optax optimiser, such as `optax.adam(1e-3)`; got "
+            f"{optimizer!r}."
+        )
+    if not isinstance(constraint, AbstractConstraint):
+        raise TypeError(
+            "`constraint` must be a constraint of lsqflow; got "
+            f"{constraint!r}. Wrap a function in `lsqflow.Equality`."
+        )
+    if solver is not None and not isinstance(solver, lx.AbstractLinearSolver):
+        raise TypeError(f"`solver` must be a lineax solver; got {solver!r}.")
+    if not (metric is None or metric == "optimizer" or callable(metric)):
+        raise ValueError(
+            '`metric` must be "optimizer", None or a function of the parameters and '
+            f"the optimiser's state; got {metric!r}."
+        )

@@ -1,0 +1,184 @@
+"""A constraint at a point: pinned parameters, and linear conditions for the rest."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .. import _tree as tree
+from .._operator.base import AbstractOperator
+from .._tree import Structure, Vector
+from ..constraint.base import AbstractConstraint, rows_of
+from ..constraint.compose import All
+from ..constraint.pin import AbstractPin
+
+Flags = PyTree[Array]
+
+
+def split(
+    constraint: AbstractConstraint,
+) -> tuple[list[AbstractPin], AbstractConstraint | None]:
+    """The pins of a constraint, and what has to be solved for."""
+    pins = [part for part in constraint.parts() if isinstance(part, AbstractPin)]
+    if not pins:
+        return [], constraint
+    rest = [part for part in constraint.parts() if not isinstance(part, AbstractPin)]
+    return pins, All(tuple(rest)) if rest else None
+
+
+def equations(rest: AbstractConstraint | None, residual: Vector) -> Flags | None:
+    """True in the rows that are equations; None if all are."""
+    if rest is None:
+        return None
+    flags = rows_of(rest.inequality(), residual)
+    if not any(jax.tree.leaves(flags)):
+        return None
+    return jax.tree.map(lambda c, flag: jnp.full(c.shape, not flag), residual, flags)
+
+
+class Linearisation(eqx.Module):
+    """A constraint and its derivative at a point.
+
+    Pins are taken out: `pinned` says which parameters have a given value, and `gap` how
+    far they are from it; both are None without pins. `jacobian` and `residual` are
+    those of the other conditions, None if there are none. `equation` is True in the
+    rows that are equations, and None if all are.
+    """
+
+    pinned: Flags | None
+    gap: Vector | None
+    jacobian: AbstractOperator | None
+    residual: Vector | None
+    equation: Flags | None
+
+    @classmethod
+    def of(
+        cls, constraint: AbstractConstraint, params: Vector, args: tuple[Any, ...]
+    ) -> "Linearisation":
+        """Evaluate a constraint, and prepare products with its derivative."""
+        pins, rest = split(constraint)
+        pinned, gap = _pinned(pins, params, args)
+        if rest is None:
+            return cls(pinned, gap, None, None, None)
+        residual = jax.tree.map(jnp.asarray, rest.residual(params, *args))
+        equation = equations(rest, residual)
+        jacobian = rest.jacobian(params, *args).linearise()
+        return cls(pinned, gap, jacobian, residual, equation)
+
+    def free(self, vector: Vector, rate: Float[Array, ""]) -> Vector:
+        """A step with its pinned entries replaced by `rate` times their gaps."""
+        if self.pinned is None:
+            return vector
+        return jax.tree.map(
+            lambda m, g, v: jnp.where(
+                m, (rate * g.astype(rate.dtype)).astype(v.dtype), v
+            ),
+            self.pinned,
+            self.gap,
+            vector,
+        )
+
+    def roots(self, weights: Vector | None, params: Vector) -> Vector | None:
+        """The roots of weights of the parameters; zero where they are pinned."""
+        if self.pinned is None:
+            return None if weights is None else jax.tree.map(_root, weights)
+        if weights is None:
+            weights = jax.tree.map(jnp.ones_like, params)
+        return jax.tree.map(
+            lambda m, w: jnp.where(m, jnp.zeros_like(w), _root(w)), self.pinned, weights
+        )
+
+    def wanted(self, rate: Float[Array, ""]) -> Vector:
+        """What a step should take away from the residual, to first order.
+
+        The share `rate` of it; all the room of an inequality that holds.
+        """
+
+        def leaf(c: Array, equation: Array | None = None) -> Array:
+            part = (rate * c.astype(rate.dtype)).astype(c.dtype)
+            return part if equation is None else jnp.where(equation | (c > 0), part, c)
+
+        if self.equation is None:
+            return jax.tree.map(leaf, self.residual)
+        return jax.tree.map(leaf, self.residual, self.equation)
+
+
+def _root(weights: Array) -> Array:
+    """The root of positive weights, and zero of others: these do not move."""
+    usable = (weights > 0) & jnp.isfinite(weights)
+    safe = jnp.where(usable, weights, jnp.ones_like(weights))
+    return jnp.where(usable, jnp.sqrt(safe), jnp.zeros_like(weights))
+
+
+def _pinned(
+    pins: list[AbstractPin], params: Vector, args: tuple[Any, ...]
+) -> tuple[Flags | None, Vector | None]:
+    """All pinned entries and their gaps; the first pin of an entry counts."""
+    mask, gap = None, None
+    for pin in pins:
+        own = pin.mask(params, *args)
+        distance = tree.sub(pin.values(params, *args), params)
+        if mask is None:
+            mask, gap = own, distance
+            continue
+        gap = jax.tree.map(jnp.where, mask, gap, distance)
+        mask = jax.tree.map(jnp.logical_or, mask, own)
+    return mask, gap
+
+
+class Scaled(AbstractOperator):
+    """`R J D`: some rows of a Jacobian, its columns scaled.
+
+    None stands for all rows, and for factors of one.
+    """
+
+    jacobian: AbstractOperator
+    roots: Vector | None
+    rows: Flags | None
+
+    def mv(self, vector: Vector) -> Vector:
+        return select(self.rows, self.jacobian.mv(times(self.roots, vector)))
+
+    def rmv(self, vector: Vector) -> Vector:
+        return times(self.roots, self.jacobian.rmv(select(self.rows, vector)))
+
+    def in_structure(self) -> Structure:
+        return self.jacobian.in_structure()
+
+    def out_structure(self) -> Structure:
+        return self.jacobian.out_structure()
+
+    def linearise(self) -> AbstractOperator:
+        return Scaled(self.jacobian.linearise(), self.roots, self.rows)
+
+
+def times(factors: Vector | None, vector: Vector) -> Vector:
+    """The product, entry by entry; None stands for ones."""
+    if factors is None:
+        return vector
+    return jax.tree.map(lambda f, v: f.astype(v.dtype) * v, factors, vector)
+
+
+def select(rows: Flags | None, vector: Vector) -> Vector:
+    """The vector, with zeros where the rows are False; None stands for all rows."""
+    if rows is None:
+        return vector
+    return jax.tree.map(lambda m, v: jnp.where(m, v, jnp.zeros_like(v)), rows, vector)
+
+
+def widen(vector: Any) -> Any:
+    """In at least single precision."""
+
+    def leaf(x: Any) -> Array:
+        x = jnp.asarray(x)
+        narrow = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
+        return x.astype(jnp.float32) if narrow else x
+
+    return jax.tree.map(leaf, vector)
+
+
+def like(example: Any, vector: Vector) -> Any:
+    """A vector in the dtypes of another."""
+    return jax.tree.map(lambda e, v: v.astype(jnp.result_type(e)), example, vector)

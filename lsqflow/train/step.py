@@ -1,0 +1,210 @@
+r"""The step nearest to a proposed one that obeys linearised constraints.
+
+For a proposal Δ, positive weights $W = M^{-1}$ and conditions $J \delta + t = 0$ or
+≤ 0,
+
+$$\min_\delta \tfrac12 \|\delta - \Delta\|_M^2 \quad\Rightarrow\quad
+  \delta = \Delta - W J^T y, \qquad
+  W^{1/2} J^T y = (J W^{1/2})^+ (J \Delta + t),$$
+
+a least-norm problem whose dual `y` are the multipliers. Inequalities are solved by the
+primal–dual active-set method (Hintermüller, Ito and Kunisch, 2002), which starts from
+the active set of the last step of training and then takes one solve, as a rule.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Float, Int
+
+from .. import _tree as tree
+from .._adjoint import ImplicitAdjoint
+from .._operator.base import AbstractOperator
+from .._solution import StopReason, is_failure
+from .._tree import Vector
+from .linearisation import Flags, Linearisation, Scaled, select, times
+
+Scalar = Float[Array, ""]
+# Rounds of the active-set method. It ends by itself; this is for cycles, which only
+# strongly coupled inequalities can cause.
+_MAX_ROUNDS = 20
+
+
+class Step(eqx.Module):
+    """A step, its multipliers, the rows that were active, and how the solve went."""
+
+    update: Vector
+    dual: Vector | None
+    active: Flags | None
+    num_steps: Int[Array, ""]
+    reason: StopReason
+
+
+class Rules(eqx.Module):
+    """Which rows are equations in this step, and which may become active at all."""
+
+    always: Flags | None
+    allowed: Flags | None = None
+
+    def next(self, active: Flags, dual: Vector, slack: Vector, noise: Scalar) -> Flags:
+        """Rows to be held next: multipliers of the right sign, or violated without."""
+        largest = jnp.max(jnp.stack([jnp.max(abs(y)) for y in jax.tree.leaves(dual)]))
+        eps = jnp.finfo(tree.storage_dtype(dual)).eps
+
+        def leaf(held: Array, y: Array, s: Array, always: Array) -> Array:
+            pushes = y > (-(float(eps) ** 0.75) * largest).astype(y.dtype)
+            return always | jnp.where(held, pushes, s > noise.astype(s.dtype))
+
+        rows = jax.tree.map(leaf, active, dual, slack, self.always)
+        if self.allowed is None:
+            return rows
+        allowed = jax.tree.map(jnp.logical_or, self.allowed, self.always)
+        return jax.tree.map(jnp.logical_and, rows, allowed)
+
+
+def constrained_step(
+    problem: Linearisation,
+    params: Vector,
+    proposal: Vector,
+    *,
+    weights: Vector | None,
+    rate: Scalar,
+    solver: lx.AbstractLinearSolver,
+    guess: Vector | None,
+    active: Flags | None,
+    rules: Rules,
+) -> Step:
+    """Solve for the step.
+
+    **Arguments:**
+
+    - `problem`, `params`: the constraint at the parameters.
+    - `proposal`: Δ, with the structure of the parameters.
+    - `weights`: the diagonal of W; None for the identity.
+    - `rate`: the share of the violation to be removed.
+    - `solver`: who solves; it must handle any shape and rank.
+    - `guess`: multipliers of any scale, to start from; None for zero.
+    - `active`: the first active set; None without inequalities.
+    """
+    delta = problem.free(proposal, rate)
+    jacobian, residual = problem.jacobian, problem.residual
+    if jacobian is None or residual is None:
+        zero = jnp.zeros((), jnp.int32)
+        return Step(delta, None, None, zero, StopReason.direct)
+    roots = problem.roots(weights, params)
+    target = tree.add(jacobian.mv(delta), problem.wanted(rate))
+    guess = tree.zeros_like(residual) if guess is None else guess
+
+    operator = Scaled(jacobian, roots, None)
+    if active is None:
+        x, dual, gap, num_steps, reason = _solve(operator, target, guess, solver)
+    else:
+        dual, active, num_steps, reason = _active_set(
+            operator, target, guess, solver, active=active, rules=rules
+        )
+        operator = Scaled(jacobian, roots, active)
+        x = operator.rmv(dual)
+        gap = tree.sub(select(active, target), operator.mv(x))
+    update = tree.sub(delta, times(roots, x))
+    reason = _honest(reason, tree.norm(gap), tree.norm(target), jacobian, params)
+    return Step(update, dual, active, num_steps, reason)
+
+
+def _solve(
+    operator: AbstractOperator,
+    target: Vector,
+    guess: Vector,
+    solver: lx.AbstractLinearSolver,
+) -> tuple[Vector, Vector, Vector, Int[Array, ""], StopReason]:
+    """The least-norm solution, from a guess of its dual up to a factor.
+
+    The factor is the best one, so that no guess is worse than zero; a change of the
+    step size or of the metric costs nothing.
+    """
+    guess = jax.lax.stop_gradient(guess)
+    start = operator.rmv(guess)
+    image = operator.mv(start)
+    factor = tree.inner(image, target) * tree.safe_reciprocal(tree.inner(image, image))
+    remainder = tree.axpy(-factor, image, target)
+    # Below rounding there is nothing to solve for.
+    eps = float(jnp.finfo(tree.storage_dtype(target)).eps)
+    rounding = tree.norm(remainder) <= 10 * eps * tree.norm(target)
+    remainder = tree.where(rounding, tree.zeros_like(remainder), remainder)
+    solution, stats = ImplicitAdjoint().solve(
+        operator, remainder, None, solver, throw=False
+    )
+    x = tree.axpy(factor, start, solution.primal)
+    dual = tree.axpy(factor, guess, solution.dual)
+    return x, dual, solution.residual, stats["num_steps"], stats["stop_reason"]
+
+
+def _active_set(
+    everything: Scaled,
+    target: Vector,
+    guess: Vector,
+    solver: lx.AbstractLinearSolver,
+    *,
+    active: Flags,
+    rules: Rules,
+) -> tuple[Vector, Flags, Int[Array, ""], StopReason]:
+    """The multipliers of the quadratic program, and its active rows.
+
+    Which rows are active is not differentiated.
+    """
+    eps = float(jnp.finfo(tree.storage_dtype(target)).eps)
+    noise = eps**0.75 * tree.norm(target)
+
+    def solve(carry: Any) -> Any:
+        active, dual, _, rounds, num_steps, _, _ = carry
+        operator = Scaled(everything.jacobian, everything.roots, active)
+        x, dual, _, more, reason = _solve(
+            operator, select(active, target), select(active, dual), solver
+        )
+        dual = select(active, dual)
+        slack = tree.sub(target, everything.mv(x))
+        following = rules.next(active, dual, slack, noise)
+        settled = _same(active, following)
+        return following, dual, active, rounds + 1, num_steps + more, reason, settled
+
+    def unsettled(carry: Any) -> Bool[Array, ""]:
+        return ~carry[-1] & (carry[3] < _MAX_ROUNDS)
+
+    zero = jnp.zeros((), jnp.int32)
+    carry = (active, guess, active, zero, zero, StopReason.running, jnp.array(False))
+    carry = jax.lax.while_loop(unsettled, solve, carry)
+    _, dual, solved, _, num_steps, reason, settled = carry
+    reason = StopReason.where(
+        settled | is_failure(reason), reason, StopReason.max_steps_reached
+    )
+    return dual, solved, num_steps, reason
+
+
+def _same(first: Flags, second: Flags) -> Bool[Array, ""]:
+    equal = jax.tree.map(lambda a, b: jnp.all(a == b), first, second)
+    return jnp.all(jnp.stack(jax.tree.leaves(equal)))
+
+
+def _honest(
+    reason: StopReason,
+    gap: Scalar,
+    size: Scalar,
+    jacobian: AbstractOperator,
+    params: Vector,
+) -> StopReason:
+    """Infeasible where the linearised constraints are not met, and not by rounding."""
+    eps = float(jnp.finfo(tree.storage_dtype(params)).eps)
+    suspicious = gap > 0.1 * size
+
+    def magnitude() -> Scalar:
+        return tree.norm(jacobian.mv(params)).astype(gap.dtype)
+
+    scale = jax.lax.cond(suspicious, magnitude, lambda: jnp.zeros_like(gap))
+    contradictory = suspicious & (gap > 100 * eps * scale)
+    reason = StopReason.where(
+        is_failure(reason) | ~contradictory, reason, StopReason.infeasible
+    )
+    finite = jnp.isfinite(gap) & jnp.isfinite(size)
+    return StopReason.where(finite, reason, StopReason.nonfinite)
