@@ -195,7 +195,7 @@ def where(pred: Scalar, x: Vector, y: Vector) -> Vector:
     return jax.tree.map(lambda a, b: jnp.where(pred, a, b), x, y)
 
 
-def _unless(pred: Array, constant: int, a: Scalar) -> Scalar:
+def _unless(pred: Array, constant: int, a: Array) -> Array:
     """`jnp.where(pred, constant, a)` as one primitive: loops compile faster."""
     return jax.lax.select(pred, jax.lax.full_like(a, constant), a)
 
@@ -213,7 +213,7 @@ def root(a: Scalar) -> tuple[Scalar, Scalar]:
     return a * inverse, inverse
 
 
-def safe_reciprocal(a: Scalar) -> Scalar:
+def safe_reciprocal(a: Array) -> Array:
     """`1 / a`, and 0 where `a` is 0: a breakdown ends in zero vectors, not in NaN."""
     zero = a == 0
     return _unless(zero, 0, 1 / _unless(zero, 1, a))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import lsqflow as lf
 
@@ -68,3 +69,20 @@ def count_traces(function):
         return function(*args)
 
     return counted, traces
+
+
+def lenient(optimizer):
+    """An Optax optimiser under JAX's ordinary promotion, which it is written for."""
+
+    def relaxed(function):
+        def call(*args, **kwargs):
+            with (
+                jax.numpy_dtype_promotion("standard"),
+                jax.numpy_rank_promotion("allow"),
+            ):
+                return function(*args, **kwargs)
+
+        return call
+
+    optimizer = optax.with_extra_args_support(optimizer)
+    return optax.GradientTransformationExtraArgs(*map(relaxed, optimizer))
