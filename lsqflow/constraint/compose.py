@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
+from .. import _tree as tree
 from .._operator.base import AbstractOperator
 from .._operator.stack import VStack
 from .base import AbstractConstraint
@@ -33,7 +34,8 @@ class All(AbstractConstraint):
     def violation(self, params: PyTree[Array], *args: Any) -> Float[Array, ""]:
         """The largest of the violations."""
         each = [c.violation(params, *args) for c in self.constraints]
-        return jnp.max(jnp.stack([v.astype(each[0].dtype) for v in each]))
+        dtype = tree.scalar_dtype(each)
+        return jnp.max(jnp.stack([v.astype(dtype) for v in each]))
 
     def at(self, step: ArrayLike) -> AbstractConstraint:
         return All(tuple(c.at(step) for c in self.constraints))

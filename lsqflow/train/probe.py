@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .moments import covers, moments_of
@@ -23,16 +24,23 @@ class Form(enum.Enum):
 
 def form_of(optimizer: optax.GradientTransformation) -> Form:
     """Try an optimiser on a small problem."""
-    with jax.ensure_compile_time_eval():
-        try:
-            if _is_diagonal_in_moment(optimizer):
-                return Form.moment
-            if _is_linear_and_isotropic(optimizer):
-                return Form.gradient
-        except Exception:  # noqa: BLE001
-            # It needs other parameters, or other arguments, than a small problem has.
-            return Form.other
+    try:
+        if _is_diagonal_in_moment(optimizer):
+            return Form.moment
+        if _is_linear_and_isotropic(optimizer):
+            return Form.gradient
+    except Exception:  # noqa: BLE001
+        # It needs other parameters, or other arguments, than a small problem has.
+        return Form.other
     return Form.other
+
+
+def _now(function: Callable[[], Any]) -> list[np.ndarray]:
+    """The values of a function, also while another one is being traced.
+
+    One program for all of it: a compilation for each operation would take seconds.
+    """
+    return list(map(np.asarray, jax.tree.leaves(jax.jit(function).lower().compile()())))
 
 
 # The small problem: a vector, and a matrix for optimisers that treat it differently.
@@ -42,61 +50,62 @@ _SHAPES = {"vector": (3,), "matrix": (2, 2)}
 def _gradients(scale: float, seed: int) -> PyTree[Array]:
     random = np.random.default_rng(seed)
     return {
-        name: jnp.asarray(scale * random.standard_normal(shape), jnp.float32)
+        name: np.asarray(scale * random.standard_normal(shape), np.float32)
         for name, shape in _SHAPES.items()
     }
 
 
 def _is_diagonal_in_moment(optimizer: optax.GradientTransformation) -> bool:
+    """Whether the Jacobian is a negative diagonal, also for a finite change."""
     params = _gradients(1.0, 0)
-    state = optimizer.init(params)
-    if not covers(state, params):
+    if not covers(jax.eval_shape(optimizer.init, params), params):
         return False
-    _, state = optimizer.update(_gradients(1.0, 1), state, params)
-    moments, rebuild = moments_of(state)
-    sizes = [m.size for m in moments]
-    shapes = [m.shape for m in moments]
 
-    def flat(vector: Array) -> Array:
-        parts = jnp.split(vector, np.cumsum(sizes)[:-1])
-        mu = [p.reshape(s) for p, s in zip(parts, shapes, strict=True)]
-        update, _ = optimizer.update(_gradients(1.0, 2), rebuild(mu), params)
-        return jnp.concatenate([u.ravel() for u in jax.tree.leaves(update)])
+    def measure() -> tuple[Array, Array, Array]:
+        state = optimizer.init(params)
+        _, state = optimizer.update(_gradients(1.0, 1), state, params)
+        moments, rebuild = moments_of(state)
+        at, unravel = ravel_pytree(moments)
 
-    at = jnp.concatenate([m.ravel() for m in moments])
-    slope = np.asarray(jax.jacfwd(flat)(at))
-    move = np.asarray(flat(2 * at) - flat(at))
+        def move(flat: Array) -> Array:
+            state = rebuild(unravel(flat))
+            update, _ = optimizer.update(_gradients(1.0, 2), state, params)
+            return ravel_pytree(update)[0]
+
+        return jax.jacfwd(move)(at), at, move(2 * at) - move(at)
+
+    slope, at, moved = _now(measure)
     diagonal = np.diag(slope)
     return bool(
         np.all(diagonal < 0)
         and np.allclose(slope, np.diag(diagonal), atol=1e-5 * abs(diagonal).max())
-        and np.allclose(move, diagonal * np.asarray(at), rtol=1e-3)
+        and np.allclose(moved, diagonal * at, rtol=1e-3)
     )
 
 
 def _is_linear_and_isotropic(optimizer: optax.GradientTransformation) -> bool:
     """Whether a shear of all gradients shears all updates, also of large ones."""
-    shears = {name: _gradients(1.0, 7)["matrix"] for name in _SHAPES}
-    shears["vector"] = jnp.asarray(
-        np.random.default_rng(8).standard_normal((3, 3)), jnp.float32
-    )
+    random = np.random.default_rng(7)
+    shears = {
+        name: np.asarray(random.standard_normal((shape[-1],) * 2), np.float32)
+        for name, shape in _SHAPES.items()
+    }
 
-    def shear(vector: PyTree[Array]) -> PyTree[Array]:
-        return jax.tree.map(jnp.matmul, vector, shears)
+    def shear(vectors: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(jnp.matmul, vectors, shears)
 
-    def run(change: Callable[[Any], Any]) -> list[PyTree[Array]]:
-        params = {name: jnp.zeros(s, jnp.float32) for name, s in _SHAPES.items()}
+    def run(gradients: list[PyTree[Array]]) -> list[PyTree[Array]]:
+        params = jax.tree.map(jnp.zeros_like, gradients[0])
         state, moved = optimizer.init(params), []
-        for seed, scale in enumerate((1.0, 1e6, 1.0)):
-            gradients = change(_gradients(scale, seed))
-            update, state = optimizer.update(gradients, state, params)
+        for gradient in gradients:
+            update, state = optimizer.update(gradient, state, params)
             moved.append(update)
         return moved
 
-    plain, sheared = run(lambda g: g), run(shear)
-    largest = max(float(jnp.max(abs(u))) for u in jax.tree.leaves(plain[0]))
-    return largest > 0 and all(
-        np.allclose(shear(u)[name], v[name], rtol=1e-3, atol=1e-3 * abs(v[name]).max())
-        for u, v in zip(plain, sheared, strict=True)
-        for name in _SHAPES
+    gradients = [_gradients(s, seed) for seed, s in enumerate((1.0, 1e6, 1.0))]
+    want = _now(lambda: list(map(shear, run(gradients))))
+    got = _now(lambda: run(list(map(shear, gradients))))
+    return any(x.any() for x in want) and all(
+        np.allclose(x, y, rtol=1e-3, atol=1e-3 * abs(x).max())
+        for x, y in zip(want, got, strict=True)
     )

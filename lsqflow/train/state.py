@@ -23,7 +23,7 @@ class NullSpaceState(NamedTuple):
 
     - `count`: how many steps have been taken.
     - `inner_state`: the state of the wrapped optimiser.
-    - `violation`: of the constraint, at the parameters that the last step started from;
+    - `violation`: of the constraint, at the parameters the last step started from;
         infinite before the first one.
     - `multipliers`: estimates of the Lagrange multipliers μ, ∇f + Jᵀμ = 0 at a
         solution, with the structure of the residual without pins; None if the constraint

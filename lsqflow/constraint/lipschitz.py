@@ -1,0 +1,128 @@
+"""Bounds on the derivative of a model with respect to its input."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from .. import _tree as tree
+from .arguments import take
+from .base import AbstractConstraint
+from .norms import as_bound, quadratic_excess
+
+
+class Lipschitz(AbstractConstraint):
+    r"""`‖∂f(θ, x) / ∂x‖ ≤ L` at each point x of a step: a model that is robust there.
+
+    The norm is that of Frobenius, which is the length of the gradient for a scalar
+    output and no smaller than the spectral norm for others. The residual, an
+    inequality, is
+
+    $$ \frac{\|\partial f / \partial x\|_F^2 - L^2}{2 L}, $$
+
+    smooth everywhere, and near the bound what the norm has too much. It is zero where
+    the norm equals the bound, and not positive if and only if the bound holds at that
+    point. This is local: it says nothing of points in between, and certifies no
+    Lipschitz constant. In training, points beyond the bound should be fewer than the
+    parameters: steps can only compromise between more of them.
+
+    `violation` is the largest excess, max(‖∂f/∂x‖ − L, 0).
+
+    With probes, the squared norm is estimated without bias as the mean of
+    $\|J^\top u\|^2$ over standard normal u: cheap for many outputs, and noisy, with a
+    relative standard deviation of at most $\sqrt{2 / \text{probes}}$.
+
+    ```python
+    def logits(params, image): ...
+
+
+    sampler = lambda key: (images(key),)
+    lf.Sampled(lf.Lipschitz(logits, 10.0), sampler, jax.random.key(0))
+    ```
+
+    **Shapes:** points are `(batch, …)`, or a pytree of such; residuals `(batch,)`.
+
+    **Cost:** for each point, a derivative of the model for each output or each input,
+    whichever are fewer; with probes, for each probe.
+    """
+
+    apply: Callable[[Any, Any], PyTree[Array]]
+    bound: Float[Array, ""]
+    probes: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        apply: Callable[[Any, Any], PyTree[Array]],
+        bound: Any,
+        probes: int | None = None,
+    ) -> None:
+        """**Arguments:**
+
+        - `apply`: the model, `apply(params, x)` at a single point.
+        - `bound`: $L$, positive.
+        - `probes`: how many random products estimate a norm, which then take a key, the
+            argument of a step after the points; by default none: norms are exact.
+
+        **Raises:** `ValueError` for a bound or a number of probes that is not positive;
+        the methods raise `TypeError` if there are no points, or no key for probes.
+        """
+        self.apply = apply
+        self.bound = as_bound(bound, "`lsqflow.Lipschitz`")
+        if probes is not None and probes < 1:
+            raise ValueError(
+                f"`probes` must be positive, or `None` for exact norms; got {probes}."
+            )
+        self.probes = probes
+
+    def residual(self, params: PyTree[Array], *args: Any) -> Float[Array, " batch"]:
+        """`(‖∂f/∂x‖² − L²) / 2L`, for each point."""
+        return quadratic_excess(self._squares(params, args), self.bound)
+
+    def inequality(self) -> PyTree[bool]:
+        return True
+
+    def violation(self, params: PyTree[Array], *args: Any) -> Float[Array, ""]:
+        """The largest excess, `max(‖∂f/∂x‖ − L, 0)`."""
+        largest = tree.safe_sqrt(jnp.max(self._squares(params, args), initial=0))
+        excess = largest - self.bound.astype(largest.dtype)
+        return jnp.maximum(excess, jnp.zeros_like(excess))
+
+    def _squares(
+        self, params: PyTree[Array], args: tuple[Any, ...]
+    ) -> Float[Array, " batch"]:
+        owner = "`lsqflow.Lipschitz`"
+        model = lambda x: self.apply(params, x)
+        if self.probes is None:
+            (x,) = take(args, ("points",), owner)
+            return jax.vmap(lambda x: _exact(model, x))(x)
+        probes = self.probes
+        x, key = take(args, ("points", "a key"), owner)
+        keys = jax.random.split(key, jax.tree.leaves(x)[0].shape[0])
+        return jax.vmap(lambda x, key: _estimate(model, x, key, probes))(x, keys)
+
+
+def _exact(model: Callable[[Any], Any], x: Any) -> Float[Array, ""]:
+    """The squared Frobenius norm of a Jacobian."""
+    few_outputs = tree.size(jax.eval_shape(model, x)) < tree.size(x)
+    J = (jax.jacrev if few_outputs else jax.jacfwd)(model)(x)
+    return tree.inner(J, J)
+
+
+def _estimate(
+    model: Callable[[Any], Any], x: Any, key: Key[Array, ""], probes: int
+) -> Float[Array, ""]:
+    """An unbiased estimate of the same."""
+    y, pull = jax.vjp(model, x)
+    leaves, treedef = jax.tree.flatten(y)
+    keys = jax.random.split(key, len(leaves))
+    scale = 1 / math.sqrt(probes)
+    u = [
+        jax.random.normal(k, (probes, *leaf.shape), leaf.dtype) * scale
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    rows = jax.vmap(pull)(treedef.unflatten(u))
+    return tree.inner(rows, rows)

@@ -1,0 +1,85 @@
+"""Models that repeat themselves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .. import _tree as tree
+from .arguments import take
+from .base import AbstractConstraint, largest_violation
+from .symmetry import scaled
+
+
+class Periodic(AbstractConstraint):
+    """`f(θ, x + p) = f(θ, x)`, at points given once or at each step.
+
+    The residual is the difference of the two. It is zero if and only if the model
+    repeats itself at these points; `violation` is the largest jump. With `lf.Sampled`
+    the points are fresh at each step.
+
+    **Shapes:** the residual is like the output of the model; with several shifts, they
+    are an axis in front. Its norm is the root mean square of the difference.
+
+    **Cost:** two evaluations of the model, or one more than there are shifts.
+    """
+
+    fn: Callable[[Any, Any], PyTree[Array]]
+    period: Array
+    points: Float[Array, "batch *point"] | None
+
+    def __init__(
+        self,
+        fn: Callable[[Any, Any], PyTree[Array]],
+        period: Any,
+        points: Any = None,
+    ) -> None:
+        """**Arguments:**
+
+        - `fn`: the model, `fn(params, x)` on a batch of points.
+        - `period`: a scalar, added to every coordinate; a shift of shape `(d,)`, for
+            points of shape `(..., d)`; or several, of shape `(shifts, d)`. A box that
+            repeats in each direction has `jnp.diag(sides)`.
+        - `points`: where; by default the first further argument of each step.
+
+        **Raises:** `ValueError` if the shapes do not fit, or all periods are zero;
+        `TypeError` if there are no points, or they are not floating-point.
+        """
+        self.fn = fn
+        self.period = jnp.asarray(period)
+        self.points = None if points is None else jnp.asarray(points)
+        values = tree.known(self.period)
+        if self.period.ndim > 2 or (values is not None and not np.any(values)):
+            raise ValueError(
+                "`period` must be a scalar, a shift or a matrix with a shift in each "
+                f"row, and not zero; got {period}."
+            )
+
+    def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
+        """`f(θ, x + p) − f(θ, x)`."""
+        return scaled(self._jumps(params, args))
+
+    def violation(self, params: PyTree[Array], *args: Any) -> Float[Array, ""]:
+        """The largest jump, in absolute value."""
+        return largest_violation(self._jumps(params, args))
+
+    def _jumps(self, params: PyTree[Array], args: tuple[Any, ...]) -> PyTree[Array]:
+        x = self.points
+        if x is None:
+            (x,) = take(args, ("points",), "`lsqflow.Periodic`")
+        x = jnp.asarray(x)
+        tree.require_inexact(x, "`lsqflow.Periodic`")
+        period = self.period.astype(x.dtype)
+        if period.ndim and (x.ndim < 2 or x.shape[-1] != period.shape[-1]):
+            raise ValueError(
+                f"A period of shape {period.shape} needs points of shape (..., "
+                f"{period.shape[-1]}); got {x.shape}."
+            )
+        once = self.fn(params, x)
+        again = lambda p: tree.sub(
+            self.fn(params, x + (jnp.broadcast_to(p, x.shape) if p.ndim else p)), once
+        )
+        return jax.vmap(again)(period) if period.ndim == 2 else again(period)
