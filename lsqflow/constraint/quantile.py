@@ -44,13 +44,13 @@ def smallest(leaves: Sequence[Array], k: UInt[Array, ""]) -> list[Bool[Array, ".
         return jax.lax.bitcast_convert_type(jnp.abs(x).astype(dtype), integer)
 
     def narrow(carry: Bracket, at: Array) -> Bracket:
-        """The bracket, with the thresholds `at` counted in one pass."""
+        """The bracket, narrowed by one pass that counts at these thresholds."""
+        low, high, below = carry
         # The barrier keeps the compiler from storing the bits outside of the loop.
-        data, at = jax.lax.optimization_barrier((leaves, at))
+        data, at = jax.lax.optimization_barrier((leaves, jnp.minimum(at, high)))
         counts = count([[bits(x) < t for t in at] for x in data], k.dtype)
         counts = jnp.stack(counts)
         few = counts < k
-        low, high, below = carry
         return (
             jnp.max(jnp.where(few, at, low)),
             jnp.min(jnp.where(few, high, at)),
@@ -61,7 +61,7 @@ def smallest(leaves: Sequence[Array], k: UInt[Array, ""]) -> list[Bool[Array, ".
         low, high, _ = carry
         step = (high - low + _WAYS - 1) // _WAYS
         steps = jnp.arange(1, _WAYS, dtype=integer) * step
-        return narrow(carry, jnp.minimum(low + steps, high))
+        return narrow(carry, low + steps)
 
     def unfinished(carry: Bracket) -> Array:
         low, high, below = carry

@@ -26,9 +26,9 @@ class NullSpaceState(NamedTuple):
     - `violation`: of the constraint, at the parameters the last step started from;
         infinite before the first one.
     - `multipliers`: estimates of the Lagrange multipliers μ, ∇f + Jᵀμ = 0 at a
-        solution, with the structure of the residual without pins; None if the constraint
-        only pins parameters. They start the next solve. For Nesterov variants of Adam
-        they are too large by about 1 / b1.
+        solution, with the structure of the residual without pins; None if the
+        constraint only pins parameters. They start the next solve. For Nesterov
+        variants of Adam they are too large by about 1 / b1.
     - `correction`: the dual of the second solve of a step, where there are two.
     - `active`: which rows were held in the last step; None without inequalities.
     - `num_steps`: of the solver, in the last step, both solves taken together.
