@@ -17,6 +17,7 @@ NAMES = (
     "tomography",
     "bounds",
     "large",
+    "scale",
     "reference",
 )
 
