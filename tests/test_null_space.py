@@ -9,6 +9,7 @@ import pytest
 from scipy.optimize import minimize
 
 import lsqflow as lf
+from lsqflow.train.probe import form_of
 
 from .helpers import X64, dtype_of, lenient, relative_error, rng
 
@@ -312,3 +313,18 @@ def test_multipliers_warm_start_the_next_solve():
     assert int(first.num_steps) == 2
     assert int(last.num_steps) == 0
     assert int(last.count) == 2500
+
+
+def test_forms_of_optimisers():
+    """Which optimisers take one solve a step, and which two."""
+    forms = {
+        "moment": ["adam", "adamw", "amsgrad", "nadam", "radam", "yogi", "adamax"],
+        "gradient": ["sgd", "momentum"],
+        "other": ["lion", "rmsprop", "sign_sgd", "lamb", "adagrad", "lbfgs"],
+    }
+    makers = {"momentum": lambda rate: optax.sgd(rate, 0.9, nesterov=True)}
+    for form, names in forms.items():
+        for name in names:
+            optimizer = makers.get(name, getattr(optax, name, None))(1e-2)
+            found = form_of(lenient(optimizer)).name
+            assert found == form, name

@@ -27,8 +27,8 @@ def smallest(leaves: Sequence[Array], k: UInt[Array, ""]) -> list[Bool[Array, ".
     the numbers. The threshold is found by bisection of these integers, into eight parts
     a pass, and no further than until the count is right.
 
-    **Cost:** one pass over the data if `k` entries are zero, otherwise at most eleven
-    for float32, and 21 for float64. Nothing of the size of the data is stored.
+    **Cost:** one pass over the data if `k` entries are zero, otherwise at most twelve
+    for float32, and 22 for float64. Nothing of the size of the data is stored.
 
     **Arguments:**
 

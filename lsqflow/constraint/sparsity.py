@@ -36,8 +36,8 @@ class Sparsity(AbstractPin):
     largest of them. In particular all weights that are exactly zero are, if any: start
     from weights that are not.
 
-    **Cost:** one pass over the weights if `k` of them are zero, otherwise up to eleven
-    (21 for float64); nothing is sorted. A pattern takes one pass.
+    **Cost:** one pass over the weights if `k` of them are zero, otherwise up to twelve
+    (22 for float64); nothing is sorted. A pattern takes one pass.
     """
 
     fraction: ArrayLike | None

@@ -24,23 +24,25 @@ class Form(enum.Enum):
 
 def form_of(optimizer: optax.GradientTransformation) -> Form:
     """Try an optimiser on a small problem."""
-    try:
-        if _is_diagonal_in_moment(optimizer):
-            return Form.moment
-        if _is_linear_and_isotropic(optimizer):
-            return Form.gradient
-    except Exception:  # noqa: BLE001
-        # It needs other parameters, or other arguments, than a small problem has.
-        return Form.other
+    if _is_diagonal_in_moment(optimizer):
+        return Form.moment
+    if _is_linear_and_isotropic(optimizer):
+        return Form.gradient
     return Form.other
 
 
-def _now(function: Callable[[], Any]) -> list[np.ndarray]:
+def _tried(function: Callable[[], Any]) -> list[np.ndarray] | None:
     """The values of a function, also while another one is being traced.
 
-    One program for all of it: a compilation for each operation would take seconds.
+    None if it fails: an optimiser may need other parameters, or other arguments, than
+    a small problem has. One program for all of it, since a compilation for each
+    operation would take seconds.
     """
-    return list(map(np.asarray, jax.tree.leaves(jax.jit(function).lower().compile()())))
+    try:
+        values = jax.jit(function).lower().compile()()
+    except Exception:  # noqa: BLE001
+        return None
+    return list(map(np.asarray, jax.tree.leaves(values)))
 
 
 # The small problem: a vector, and a matrix for optimisers that treat it differently.
@@ -50,19 +52,19 @@ _SHAPES = {"vector": (3,), "matrix": (2, 2)}
 def _gradients(scale: float, seed: int) -> PyTree[Array]:
     random = np.random.default_rng(seed)
     return {
-        name: np.asarray(scale * random.standard_normal(shape), np.float32)
+        name: jnp.asarray(scale * random.standard_normal(shape), jnp.float32)
         for name, shape in _SHAPES.items()
     }
 
 
 def _is_diagonal_in_moment(optimizer: optax.GradientTransformation) -> bool:
     """Whether the Jacobian is a negative diagonal, also for a finite change."""
-    params = _gradients(1.0, 0)
-    if not covers(jax.eval_shape(optimizer.init, params), params):
-        return False
 
-    def measure() -> tuple[Array, Array, Array]:
+    def measure() -> tuple[Array, ...]:
+        params = _gradients(1.0, 0)
         state = optimizer.init(params)
+        if not covers(state, params):
+            return ()
         _, state = optimizer.update(_gradients(1.0, 1), state, params)
         moments, rebuild = moments_of(state)
         at, unravel = ravel_pytree(moments)
@@ -74,7 +76,10 @@ def _is_diagonal_in_moment(optimizer: optax.GradientTransformation) -> bool:
 
         return jax.jacfwd(move)(at), at, move(2 * at) - move(at)
 
-    slope, at, moved = _now(measure)
+    values = _tried(measure)
+    if not values:
+        return False
+    slope, at, moved = values
     diagonal = np.diag(slope)
     return bool(
         np.all(diagonal < 0)
@@ -91,10 +96,10 @@ def _is_linear_and_isotropic(optimizer: optax.GradientTransformation) -> bool:
         for name, shape in _SHAPES.items()
     }
 
-    def shear(vectors: PyTree[Array]) -> PyTree[Array]:
+    def shear(vectors: Any) -> Any:
         return jax.tree.map(jnp.matmul, vectors, shears)
 
-    def run(gradients: list[PyTree[Array]]) -> list[PyTree[Array]]:
+    def run(gradients: list[Any]) -> list[Any]:
         params = jax.tree.map(jnp.zeros_like, gradients[0])
         state, moved = optimizer.init(params), []
         for gradient in gradients:
@@ -102,9 +107,13 @@ def _is_linear_and_isotropic(optimizer: optax.GradientTransformation) -> bool:
             moved.append(update)
         return moved
 
-    gradients = [_gradients(s, seed) for seed, s in enumerate((1.0, 1e6, 1.0))]
-    want = _now(lambda: list(map(shear, run(gradients))))
-    got = _now(lambda: run(list(map(shear, gradients))))
+    def gradients() -> list[Any]:
+        return [_gradients(s, seed) for seed, s in enumerate((1.0, 1e6, 1.0))]
+
+    want = _tried(lambda: list(map(shear, run(gradients()))))
+    got = _tried(lambda: run(list(map(shear, gradients()))))
+    if want is None or got is None:
+        return False
     return any(x.any() for x in want) and all(
         np.allclose(x, y, rtol=1e-3, atol=1e-3 * abs(x).max())
         for x, y in zip(want, got, strict=True)
