@@ -130,9 +130,8 @@ class DivergenceFree(AbstractFieldConstraint):
 
     A zero of the estimate at fresh probes in each step is a stronger condition, however
     many the probes and however small the rate of the training: $J + J^\top$ must be
-    diagonal, besides its trace of zero. Fitting a field in the plane, the loss was 3.5
-    times that under exact residuals. Use probes where d products are out of reach, and
-    this is acceptable.
+    diagonal, besides its trace of zero. Use probes where d products are out of reach,
+    and this is acceptable.
 
     `violation` is |tr J| / (√d ‖J‖), root mean squares over the points: 0 without
     divergence, 1 for pure expansion. With probes, it is estimated.
