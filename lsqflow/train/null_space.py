@@ -136,7 +136,7 @@ def null_space(
         finite = jnp.isfinite(tree.norm(out.update))
         keep = lambda new, old: None if old is None else tree.where(finite, new, old)
         new_state = NullSpaceState(
-            count=state.count + 1,
+            count=jnp.asarray(optax.safe_increment(state.count)),
             inner_state=out.inner_state,
             violation=violation.astype(state.violation.dtype),
             multipliers=keep(out.multipliers, state.multipliers),
