@@ -9,28 +9,33 @@ import optax
 from jaxtyping import Array
 
 from ..constraint.base import AbstractConstraint
+from .linearisation import Rates
 
 ScalarOrSchedule = float | Array | Callable[[Any], Any]
 
 
-def as_schedule(rate: ScalarOrSchedule, warmup: Any) -> Callable[[Any], Any]:
-    """The rate of each step, risen to during the warm-up."""
-    base = rate if callable(rate) else lambda _: rate
+def as_rates(
+    rate: ScalarOrSchedule, warmup: int | Callable[[Any], Any] | None
+) -> Callable[[Any, Any], Rates]:
+    """From a step and a dtype to the rates of that step."""
     if isinstance(rate, int | float) and not 0 < rate <= 1:
         raise ValueError(
             "`rate`, the share of the violation that a step removes, must be more than "
             f"0 and at most 1; got {rate}."
         )
-    if warmup is None:
-        return base
-    if not callable(warmup):
-        if warmup < 0:
-            raise ValueError(f"`warmup` must not be negative; got {warmup}.")
-        length = max(int(warmup), 1)
-        factor = lambda count: jnp.minimum((count + 1) / length, 1)
-    else:
-        factor = warmup
-    return lambda count: jnp.asarray(base(count)) * jnp.asarray(factor(count))
+    if isinstance(warmup, int) and warmup < 0:
+        raise ValueError(f"`warmup` must not be negative; got {warmup}.")
+
+    def rates(count: Any, dtype: Any) -> Rates:
+        share = None
+        if callable(warmup):
+            share = jnp.asarray(warmup(count)).astype(dtype)
+        elif warmup:
+            share = jnp.minimum((count + 1).astype(dtype) / warmup, 1)
+        value = rate(count) if callable(rate) else rate
+        return Rates(jnp.asarray(value).astype(dtype), share)
+
+    return rates
 
 
 def require_types(optimizer: Any, constraint: Any, solver: Any, metric: Any) -> None:

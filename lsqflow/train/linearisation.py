@@ -38,6 +38,16 @@ def equations(rest: AbstractConstraint | None, residual: Vector) -> Flags | None
     return jax.tree.map(lambda c, flag: jnp.full(c.shape, not flag), residual, flags)
 
 
+class Rates(eqx.Module):
+    """How much of the violation a step removes; which share of all this is done.
+
+    The share is less than one while training warms up, and None for one.
+    """
+
+    violation: Float[Array, ""]
+    share: Float[Array, ""] | None = None
+
+
 class Linearisation(eqx.Module):
     """A constraint and its derivative at a point.
 
@@ -67,18 +77,21 @@ class Linearisation(eqx.Module):
         jacobian = rest.jacobian(params, *args).linearise()
         return cls(pinned, gap, jacobian, residual, equation)
 
-    def free(self, vector: Vector, rate: Float[Array, ""]) -> Vector:
-        """A step with its pinned entries replaced by `rate` times their gaps."""
+    def free(self, vector: Vector, rates: Rates) -> Vector:
+        """A step with its pinned entries replaced by the rate times their gaps.
+
+        During warm-up, by a mean of both.
+        """
         if self.pinned is None:
             return vector
-        return jax.tree.map(
-            lambda m, g, v: jnp.where(
-                m, (rate * g.astype(rate.dtype)).astype(v.dtype), v
-            ),
-            self.pinned,
-            self.gap,
-            vector,
-        )
+
+        def leaf(mask: Array, gap: Array, v: Array) -> Array:
+            move = rates.violation.astype(v.dtype) * gap.astype(v.dtype)
+            if rates.share is not None:
+                move = v + rates.share.astype(v.dtype) * (move - v)
+            return jnp.where(mask, move, v)
+
+        return jax.tree.map(leaf, self.pinned, self.gap, vector)
 
     def roots(self, weights: Vector | None, params: Vector) -> Vector | None:
         """The roots of weights of the parameters; zero where they are pinned."""
@@ -90,19 +103,22 @@ class Linearisation(eqx.Module):
             lambda m, w: jnp.where(m, jnp.zeros_like(w), _root(w)), self.pinned, weights
         )
 
-    def wanted(self, rate: Float[Array, ""]) -> Vector:
-        """What a step should take away from the residual, to first order.
+    def target(self, image: Vector, rates: Rates) -> Vector:
+        """What a correction should take from `J δ`, given that as `image`.
 
-        The share `rate` of it; all the room of an inequality that holds.
+        Then the violation falls by its rate, to first order, and inequalities that hold
+        use no more than their room.
         """
 
-        def leaf(c: Array, equation: Array | None = None) -> Array:
-            part = (rate * c.astype(rate.dtype)).astype(c.dtype)
-            return part if equation is None else jnp.where(equation | (c > 0), part, c)
+        def leaf(moved: Array, c: Array, equation: Array | None = None) -> Array:
+            part = rates.violation.astype(c.dtype) * c
+            if equation is not None:
+                part = jnp.where(equation | (c > 0), part, c)
+            total = moved + part
+            return total if rates.share is None else rates.share.astype(c.dtype) * total
 
-        if self.equation is None:
-            return jax.tree.map(leaf, self.residual)
-        return jax.tree.map(leaf, self.residual, self.equation)
+        rows = () if self.equation is None else (self.equation,)
+        return jax.tree.map(leaf, image, self.residual, *rows)
 
 
 def _root(weights: Array) -> Array:

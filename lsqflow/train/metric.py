@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
 from .._tree import Vector
-from .moments import covers, moments_of, select_field
+from .moments import covers, moments_of
 from .probe import Form, form_of
 
 Update = Callable[[Vector, Any], tuple[Vector, Any]]
@@ -37,32 +37,26 @@ class Metric:
             return True
         return self.form is Form.moment and covers(state, params)
 
-    def weights(
+    def read(
         self, update: Update, gradient: Vector, before: Any, after: Any, params: Vector
-    ) -> Vector:
-        """The inverse of the diagonal, between two states of the optimiser."""
+    ) -> tuple[Vector, Float[Array, ""] | None]:
+        """The inverse `W` of the diagonal, between two states of the optimiser.
+
+        And the number `s`, if it is known, for which a gradient g that stays moves the
+        optimiser by −s W g, once its momentum has no part normal to the constraint.
+        Multipliers of a step are `s` times those of the objective.
+        """
+        size = jnp.ones((), tree.scalar_dtype(params))
         if self.given is not None:
-            return self._weights_given(after, params)
+            return self._weights_given(after, params), None
         if self.form is Form.gradient:
             ones = jax.tree.map(jnp.ones_like, gradient)
             run = lambda g: update(g, before)[0]
             _, slope = jax.jvp(run, (gradient,), (ones,))
         else:
-            slope = _slope_in_moment(update, gradient, before)
-        return jax.tree.map(lambda s, p: -s.astype(p.dtype), slope, params)
-
-    def step_size(
-        self, proposal: Vector, gradient: Vector, weights: Vector
-    ) -> Float[Array, ""]:
-        """The `s` in Δ ≈ −s W g; 1 if `W` contains it.
-
-        The multipliers of a step, divided by it, are those of the objective.
-        """
-        if self.form is Form.moment:
-            return jnp.ones((), tree.scalar_dtype(proposal))
-        scaled = jax.tree.map(jnp.multiply, weights, gradient)
-        squared = tree.inner(gradient, scaled)
-        return -tree.inner(proposal, gradient) * tree.safe_reciprocal(squared)
+            slope, decay = _slope_in_moment(update, gradient, before, params)
+            size -= decay.astype(size.dtype)
+        return jax.tree.map(lambda s, p: -s.astype(p.dtype), slope, params), size
 
     def _weights_given(self, state: Any, params: Vector) -> Vector:
         diagonal = self.given(params, state) if self.given else params
@@ -74,12 +68,26 @@ class Metric:
         return jax.tree.map(lambda m, p: 1 / m.astype(p.dtype), diagonal, params)
 
 
-def _slope_in_moment(update: Update, gradient: Vector, state: Any) -> Vector:
-    """The derivative of the update in the new first moment, `b1 m + (1 − b1) g`."""
-    moments, rebuild = moments_of(state)
+def step_size(proposal: Vector, gradient: Vector, weights: Vector) -> Float[Array, ""]:
+    """An estimate of `s` in Δ ≈ −s W g, by least squares."""
+    scaled = jax.tree.map(jnp.multiply, weights, gradient)
+    squared = tree.inner(gradient, scaled)
+    return -tree.inner(proposal, gradient) * tree.safe_reciprocal(squared)
+
+
+def _slope_in_moment(
+    update: Update, gradient: Vector, state: Any, params: Vector
+) -> tuple[Vector, Array]:
+    """The derivative of the update in the new first moment, and the decay b1.
+
+    The moment is `b1 m + (1 − b1) g`.
+    """
+    moments, rebuild = moments_of(state, params)
     run = lambda mu: update(gradient, rebuild(mu))
     ones = [jnp.ones_like(x) for x in moments]
-    # How the new moment follows the old one: by the constant b1.
-    _, decay = jax.jvp(lambda mu: select_field(run(mu)[1], "mu"), (moments,), (ones,))
+    _, decay = jax.jvp(
+        lambda mu: moments_of(run(mu)[1], params)[0], (moments,), (ones,)
+    )
     unit = [tree.safe_reciprocal(d) for d in decay]
-    return jax.jvp(lambda mu: run(mu)[0], (moments,), (unit,))[1]
+    slope = jax.jvp(lambda mu: run(mu)[0], (moments,), (unit,))[1]
+    return slope, decay[0].reshape(-1)[0]

@@ -11,30 +11,52 @@ from .._tree import Vector
 
 def covers(state: Any, params: Vector) -> bool:
     """Whether a state holds both moments of all parameters: Adam everywhere."""
-    count = len(jax.tree.leaves(params))
-    return all(len(select_field(state, name)) == count for name in ("mu", "nu"))
+    return all(_positions(state, params, name) for name in ("mu", "nu"))
 
 
-def select_field(state: Any, name: str) -> list[Array]:
-    """All arrays in a state under a field of some name."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return [leaf for path, leaf in leaves if _is_under(path, name)]
-
-
-def moments_of(state: Any) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+def moments_of(
+    state: Any, params: Vector
+) -> tuple[list[Array], Callable[[list[Array]], Any]]:
     """The first moments in a state, and the state for other ones."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
-    where = [i for i, (path, _) in enumerate(leaves) if _is_under(path, "mu")]
-    values = [leaf for _, leaf in leaves]
+    return _field_of(state, _positions(state, params, "mu"))
 
-    def rebuild(moments: list[Array]) -> Any:
+
+def add_to_momentum(state: Any, params: Vector, change: Vector) -> Any:
+    """A state with a vector added to its first moment or trace, if it has one."""
+    for name in ("mu", "trace"):
+        where = _positions(state, params, name)
+        if where:
+            old, rebuild = _field_of(state, where)
+            pairs = zip(old, jax.tree.leaves(change), strict=True)
+            return rebuild([m + d.astype(m.dtype) for m, d in pairs])
+    return state
+
+
+def _positions(state: Any, params: Vector, name: str) -> list[int]:
+    """Where among the leaves of a state a field is that is like the parameters.
+
+    Empty if there is none, or more than one: then its order is not known.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    where, owners = [], set()
+    for i, (path, _) in enumerate(leaves):
+        names = [getattr(key, "name", None) for key in path]
+        if name in names:
+            where.append(i)
+            owners.add(path[: names.index(name)])
+    fits = len(owners) == 1 and len(where) == len(jax.tree.leaves(params))
+    return where if fits else []
+
+
+def _field_of(
+    state: Any, where: list[int]
+) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+    values, treedef = jax.tree.flatten(state)
+
+    def rebuild(field: list[Array]) -> Any:
         new = list(values)
-        for i, moment in zip(where, moments, strict=True):
-            new[i] = moment
-        return jax.tree_util.tree_unflatten(treedef, new)
+        for i, x in zip(where, field, strict=True):
+            new[i] = x
+        return jax.tree.unflatten(treedef, new)
 
     return [values[i] for i in where], rebuild
-
-
-def _is_under(path: Any, name: str) -> bool:
-    return any(isinstance(k, jax.tree_util.GetAttrKey) and k.name == name for k in path)

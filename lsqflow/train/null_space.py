@@ -11,7 +11,7 @@ from .. import _tree as tree
 from .._solution import StopReason, is_failure
 from .._solver.lsmr import LSMR
 from ..constraint.base import AbstractConstraint
-from .inputs import ScalarOrSchedule, as_schedule, require_types
+from .inputs import ScalarOrSchedule, as_rates, require_types
 from .linearisation import Linearisation, like, widen
 from .metric import Choice, Metric
 from .projection import Projection, between_projections, in_metric
@@ -60,8 +60,10 @@ def null_space(
         tolerance.
     - `rate`: γ, the share of the violation that a step removes; a number or a schedule
         of the step.
-    - `warmup`: a number of first steps during which the rate rises linearly, or a
-        schedule of the factor of the rate.
+    - `warmup`: a number of first steps during which the constraint is let in, or a
+        schedule from 0 to 1: that share of the whole correction is made. Where the
+        constraint holds from the start for reasons that are no good (a constant is
+        periodic), training has to leave before it may come back.
     - `metric`: `"optimizer"` for that of the optimiser: a diagonal for the Adam and SGD
         families, at the price of one solve a step; for any other optimiser as for None.
         None projects the gradient before the optimiser sees it and the update after,
@@ -97,7 +99,7 @@ def null_space(
     inner = optax.with_extra_args_support(optimizer)
     chosen = Metric(metric, inner)
     method = LSMR(rtol=1e-4) if solver is None else solver
-    schedule = as_schedule(rate, warmup)
+    rates = as_rates(rate, warmup)
 
     def init(params: Any) -> NullSpaceState:
         state = inner.init(params)
@@ -124,8 +126,8 @@ def null_space(
         violation = now.violation(wide, *constraint_args)
         problem = Linearisation.of(now, wide, constraint_args)
         require_same(problem.residual, state.multipliers)
-        gamma = jnp.asarray(schedule(state.count)).astype(violation.dtype)
-        project = Projection(problem, wide, gamma, method)
+        now_rates = rates(state.count, violation.dtype)
+        project = Projection(problem, wide, now_rates, method)
         run = lambda gradient, before: inner.update(gradient, before, params, **extra)
 
         if chosen.is_diagonal(state.inner_state, params):

@@ -66,7 +66,7 @@ def _is_diagonal_in_moment(optimizer: optax.GradientTransformation) -> bool:
         if not covers(state, params):
             return ()
         _, state = optimizer.update(_gradients(1.0, 1), state, params)
-        moments, rebuild = moments_of(state)
+        moments, rebuild = moments_of(state, params)
         at, unravel = ravel_pytree(moments)
 
         def move(flat: Array) -> Array:

@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int
 from .. import _tree as tree
 from .._solution import StopReason
 from .._tree import Vector
-from .linearisation import Flags, Linearisation, like, widen
-from .metric import Metric, Update
+from .linearisation import Flags, Linearisation, Rates, like, widen
+from .metric import Metric, Update, step_size
+from .moments import add_to_momentum
 from .state import NullSpaceState
 from .step import Rules, Step, constrained_step
 
@@ -45,7 +46,7 @@ class Projection(eqx.Module):
 
     problem: Linearisation
     params: Vector
-    rate: Scalar
+    rates: Rates
     solver: lx.AbstractLinearSolver
 
     def after(
@@ -64,7 +65,7 @@ class Projection(eqx.Module):
         return _constrained_step(
             *(self.problem, self.params, proposal),
             weights=weights,
-            rate=self.rate,
+            rates=self.rates,
             solver=self.solver,
             guess=guess,
             active=active,
@@ -81,7 +82,7 @@ class Projection(eqx.Module):
         return _constrained_step(
             *(still, self.params, tree.neg(gradient)),
             weights=None,
-            rate=self.rate,
+            rates=self.rates,
             solver=self.solver,
             guess=state.multipliers,
             active=state.active,
@@ -96,18 +97,27 @@ def in_metric(
     gradient: Any,
     state: NullSpaceState,
 ) -> Outcome:
-    """The optimiser's step, projected in its metric: one solve."""
+    """The optimiser's step, projected in its metric: one solve.
+
+    Momentum is projected with the step. It would else carry the normal parts of old
+    gradients to where they are not normal any more; with constraints of negative
+    curvature, an optimum can then be unstable.
+    """
     proposal, inner_state = update(gradient, state.inner_state)
-    wide, weights = widen(proposal), None
-    if projection.problem.jacobian is not None:
-        weights = metric.weights(
-            *(update, gradient, state.inner_state, inner_state, projection.params)
+    wide, params = widen(proposal), projection.params
+    if projection.problem.jacobian is None:
+        step = projection.after(wide, state, weights=None, guess=None)
+        multipliers = None
+    else:
+        weights, size = metric.read(
+            *(update, gradient, state.inner_state, inner_state, params)
         )
-    step = projection.after(wide, state, weights=weights, guess=state.multipliers)
-    multipliers = step.dual
-    if weights is not None:
-        size = metric.step_size(wide, widen(gradient), weights)
-        multipliers = tree.scale(tree.safe_reciprocal(size), multipliers)
+        step = projection.after(wide, state, weights=weights, guess=state.multipliers)
+        if size is None:
+            size = step_size(wide, widen(gradient), weights)
+        else:
+            inner_state = add_to_momentum(inner_state, params, step.normal)
+        multipliers = tree.scale(tree.safe_reciprocal(size), step.dual)
     return Outcome(
         proposal,
         step.update,

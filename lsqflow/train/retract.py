@@ -14,7 +14,7 @@ from .._solution import StopReason, is_failure, result_of
 from .._solver.lsmr import LSMR
 from .._tree import Vector
 from ..constraint.base import AbstractConstraint, excess
-from .linearisation import Linearisation, like, widen
+from .linearisation import Linearisation, Rates, like, widen
 from .step import Rules, constrained_step
 
 Scalar = Float[Array, ""]
@@ -117,7 +117,7 @@ def _retract(  # noqa: PLR0917
         solved = constrained_step(
             *(problem, params, tree.zeros_like(params)),
             weights=None,
-            rate=one,
+            rates=Rates(one),
             solver=solver,
             guess=None,
             active=problem.equation,

@@ -25,7 +25,7 @@ from .._adjoint import ImplicitAdjoint
 from .._operator.base import AbstractOperator
 from .._solution import StopReason, is_failure
 from .._tree import Vector
-from .linearisation import Flags, Linearisation, Scaled, select, times
+from .linearisation import Flags, Linearisation, Rates, Scaled, select, times
 
 Scalar = Float[Array, ""]
 # Rounds of the active-set method. It ends by itself; this is for cycles, which only
@@ -34,9 +34,13 @@ _MAX_ROUNDS = 20
 
 
 class Step(eqx.Module):
-    """A step, its multipliers, the rows that were active, and how the solve went."""
+    """A step, its multipliers, the rows that were active, and how the solve went.
+
+    `normal` is `Jᵀ y`: what the multipliers add to the first moment of an optimiser.
+    """
 
     update: Vector
+    normal: Vector | None
     dual: Vector | None
     active: Flags | None
     num_steps: Int[Array, ""]
@@ -71,7 +75,7 @@ def constrained_step(
     proposal: Vector,
     *,
     weights: Vector | None,
-    rate: Scalar,
+    rates: Rates,
     solver: lx.AbstractLinearSolver,
     guess: Vector | None,
     active: Flags | None,
@@ -84,18 +88,18 @@ def constrained_step(
     - `problem`, `params`: the constraint at the parameters.
     - `proposal`: Δ, with the structure of the parameters.
     - `weights`: the diagonal of W; None for the identity.
-    - `rate`: the share of the violation to be removed.
+    - `rates`: how much of the violation is to be removed.
     - `solver`: who solves; it must handle any shape and rank.
     - `guess`: multipliers of any scale, to start from; None for zero.
     - `active`: the first active set; None without inequalities.
     """
-    delta = problem.free(proposal, rate)
+    delta = problem.free(proposal, rates)
     jacobian, residual = problem.jacobian, problem.residual
     if jacobian is None or residual is None:
         zero = jnp.zeros((), jnp.int32)
-        return Step(delta, None, None, zero, StopReason.direct)
+        return Step(delta, None, None, None, zero, StopReason.direct)
     roots = problem.roots(weights, params)
-    target = tree.add(jacobian.mv(delta), problem.wanted(rate))
+    target = problem.target(jacobian.mv(delta), rates)
     guess = tree.zeros_like(residual) if guess is None else guess
 
     operator = Scaled(jacobian, roots, None)
@@ -110,7 +114,7 @@ def constrained_step(
         gap = tree.sub(select(active, target), operator.mv(x))
     update = tree.sub(delta, times(roots, x))
     reason = _honest(reason, tree.norm(gap), tree.norm(target), jacobian, params)
-    return Step(update, dual, active, num_steps, reason)
+    return Step(update, _unscaled(x, roots), dual, active, num_steps, reason)
 
 
 def _solve(
@@ -180,6 +184,15 @@ def _active_set(
         settled | is_failure(reason), reason, StopReason.max_steps_reached
     )
     return dual, solved, num_steps, reason
+
+
+def _unscaled(x: Vector, roots: Vector | None) -> Vector:
+    """`Jᵀ y` of what is free to move, from `W½ Jᵀ y`."""
+    if roots is None:
+        return x
+    return jax.tree.map(
+        lambda v, r: v * tree.safe_reciprocal(r.astype(v.dtype)), x, roots
+    )
 
 
 def _same(first: Flags, second: Flags) -> Bool[Array, ""]:
