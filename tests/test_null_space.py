@@ -75,6 +75,9 @@ def test_steps_of_adam_are_those_of_the_quadratic_program(rate):
         assert got.dtype == dtype
         tolerance = 1e-9 if X64 else 2e-4
         assert relative_error(got, want) < tolerance
+        # The share of the target that corrects the proposal, not the violation.
+        target = J @ delta + rate * (J @ theta - d)
+        multipliers *= np.clip(target @ (J @ delta) / (target @ target), 0, 2)
         multipliers_of_loss = multipliers / (1 - b1)
         assert relative_error(state.multipliers, multipliers_of_loss) < 10 * tolerance
         theta, m = theta + want, m + J.T @ multipliers

@@ -109,9 +109,8 @@ def test_partitions():
             {"free": optax.sgd(0.1), "held": optax.adam(0.1)}, labels
         )
     )
-    got, state = run(inside, params, grads)
+    got, _ = run(inside, params, grads)
     assert abs(total(got)) < (1e-10 if X64 else 1e-4)
-    assert state.correction is not None  # by two projections
 
 
 def test_frozen_leaves_stay():
@@ -254,7 +253,7 @@ def test_updates_are_differentiable(name):
 FAILURES = {
     "contradictory": (lambda p: jnp.stack([p[0], p[0] - 1]), lf.StopReason.infeasible),
     "singular": (lambda p: 0 * p[:1] + 1, lf.StopReason.infeasible),
-    "nonfinite": (lambda p: jnp.log(p[:1] - 9), lf.StopReason.nonfinite),
+    "nonfinite": (lambda p: jnp.log(p[:1] - 9), lf.StopReason.nonfinite_input),
 }
 
 

@@ -60,6 +60,10 @@ class AbstractConstraint(eqx.Module):
         """The constraint in force at a step of training; itself if it is constant."""
         return self
 
+    def redrawn(self) -> bool:
+        """Whether rows mean something else at each step: at random points, say."""
+        return False
+
     def parts(self) -> tuple["AbstractConstraint", ...]:
         """The constraints of which this one is the conjunction."""
         return (self,)

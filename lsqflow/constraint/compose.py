@@ -40,6 +40,9 @@ class All(AbstractConstraint):
     def at(self, step: ArrayLike) -> AbstractConstraint:
         return All(tuple(c.at(step) for c in self.constraints))
 
+    def redrawn(self) -> bool:
+        return any(c.redrawn() for c in self.constraints)
+
     def parts(self) -> tuple[AbstractConstraint, ...]:
         return tuple(part for c in self.constraints for part in c.parts())
 
@@ -65,6 +68,9 @@ class Restricted(AbstractConstraint):
 
     def violation(self, params: PyTree[Array], *args: Any) -> Float[Array, ""]:
         return self.constraint.violation(self.where(params), *args)
+
+    def redrawn(self) -> bool:
+        return self.constraint.redrawn()
 
     def at(self, step: ArrayLike) -> AbstractConstraint:
         return Restricted(self.constraint.at(step), self.where)
@@ -101,6 +107,9 @@ class Sampled(AbstractConstraint):
 
     def violation(self, params: PyTree[Array], *args: Any) -> Float[Array, ""]:
         return self.constraint.violation(params, *self._draw(), *args)
+
+    def redrawn(self) -> bool:
+        return True
 
     def at(self, step: ArrayLike) -> AbstractConstraint:
         key = jax.random.fold_in(self.key, step)

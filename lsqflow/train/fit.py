@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .state import NullSpaceState
 

@@ -6,12 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 import lineax as lx
 import optax
-from jaxtyping import Array
+from jaxtyping import ArrayLike
 
 from ..constraint.base import AbstractConstraint
 from .linearisation import Rates
 
-ScalarOrSchedule = float | Array | Callable[[Any], Any]
+ScalarOrSchedule = ArrayLike | Callable[[Any], Any]
 
 
 def as_rates(

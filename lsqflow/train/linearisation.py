@@ -93,15 +93,32 @@ class Linearisation(eqx.Module):
 
         return jax.tree.map(leaf, self.pinned, self.gap, vector)
 
-    def roots(self, weights: Vector | None, params: Vector) -> Vector | None:
-        """The roots of weights of the parameters; zero where they are pinned."""
-        if self.pinned is None:
-            return None if weights is None else jax.tree.map(_root, weights)
-        if weights is None:
-            weights = jax.tree.map(jnp.ones_like, params)
-        return jax.tree.map(
-            lambda m, w: jnp.where(m, jnp.zeros_like(w), _root(w)), self.pinned, weights
-        )
+    def roots(
+        self, weights: Vector | None, params: Vector
+    ) -> tuple[Vector | None, Float[Array, ""]]:
+        """The roots of weights of the parameters, and the scale of the weights.
+
+        Roots are at most one, lest small learning rates underflow, and zero for what is
+        pinned.
+        """
+        scale = jnp.ones((), tree.scalar_dtype(params))
+        roots = None
+        if weights is not None:
+            largest = [
+                jnp.max(_usable(w), initial=0).astype(scale.dtype)
+                for w in jax.tree.leaves(weights)
+            ]
+            scale = jnp.max(jnp.stack(largest))
+            inverse = tree.safe_reciprocal(scale)
+            roots = jax.tree.map(
+                lambda w: jnp.sqrt(_usable(w) * inverse.astype(w.dtype)), weights
+            )
+        if self.pinned is not None:
+            roots = jax.tree.map(jnp.ones_like, params) if roots is None else roots
+            roots = jax.tree.map(
+                lambda m, r: jnp.where(m, jnp.zeros_like(r), r), self.pinned, roots
+            )
+        return roots, scale
 
     def target(self, image: Vector, rates: Rates) -> Vector:
         """What a correction should take from `J δ`, given that as `image`.
@@ -121,11 +138,10 @@ class Linearisation(eqx.Module):
         return jax.tree.map(leaf, image, self.residual, *rows)
 
 
-def _root(weights: Array) -> Array:
-    """The root of positive weights, and zero of others: these do not move."""
+def _usable(weights: Array) -> Array:
+    """Positive, finite weights, and zero for others: these do not move."""
     usable = (weights > 0) & jnp.isfinite(weights)
-    safe = jnp.where(usable, weights, jnp.ones_like(weights))
-    return jnp.where(usable, jnp.sqrt(safe), jnp.zeros_like(weights))
+    return jnp.where(usable, weights, jnp.zeros_like(weights))
 
 
 def _pinned(

@@ -54,10 +54,10 @@ def null_space(
         metric decides where a constrained optimiser converges.
     - `constraint`: an [`lsqflow.AbstractConstraint`][].
     - `solver`: who solves; by default LSMR with a tolerance of 1e-4, warm-started by
-        the multipliers of the last step, so that the errors of a step are mended by
-        the next. It must handle any shape and rank. Limit the cost of a step with its
-        `max_steps`, and ill-conditioned or contradictory constraints with a looser
-        tolerance.
+        the dual of the last step, so that the errors of a step are mended by the next.
+        It must handle any shape and rank. Limit the cost of a step with `max_steps`,
+        where [`lsqflow.LSQR`][] leaves the smaller residual, and ill-conditioned or
+        contradictory constraints with a looser tolerance.
     - `rate`: γ, the share of the violation that a step removes; a number or a schedule
         of the step.
     - `warmup`: a number of first steps during which the constraint is let in, or a
@@ -103,10 +103,7 @@ def null_space(
 
     def init(params: Any) -> NullSpaceState:
         state = inner.init(params)
-        return first_state(
-            *(constraint, constraint_args, params, state),
-            sandwich=not chosen.is_diagonal(state, params),
-        )
+        return first_state(constraint, constraint_args, params, state)
 
     def update(
         updates: Any,
@@ -127,7 +124,7 @@ def null_space(
         problem = Linearisation.of(now, wide, constraint_args)
         require_same(problem.residual, state.multipliers)
         now_rates = rates(state.count, violation.dtype)
-        project = Projection(problem, wide, now_rates, method)
+        project = Projection(problem, wide, now_rates, method, now.redrawn())
         run = lambda gradient, before: inner.update(gradient, before, params, **extra)
 
         if chosen.is_diagonal(state.inner_state, params):

@@ -48,6 +48,11 @@ class Projection(eqx.Module):
     params: Vector
     rates: Rates
     solver: lx.AbstractLinearSolver
+    redrawn: bool = eqx.field(static=True)
+
+    def start(self, dual: Vector | None) -> Vector | None:
+        """Where solves start from; nowhere if rows are others than in the last step."""
+        return None if self.redrawn else dual
 
     def after(
         self,
@@ -55,7 +60,6 @@ class Projection(eqx.Module):
         state: NullSpaceState,
         *,
         weights: Vector | None,
-        guess: Vector | None,
         held: Flags | None = None,
     ) -> Step:
         """The step nearest to a proposed one; `held` rows are equations in it."""
@@ -67,7 +71,7 @@ class Projection(eqx.Module):
             weights=weights,
             rates=self.rates,
             solver=self.solver,
-            guess=guess,
+            guess=self.start(state.correction),
             active=active,
             rules=Rules(always),
         )
@@ -84,7 +88,7 @@ class Projection(eqx.Module):
             weights=None,
             rates=self.rates,
             solver=self.solver,
-            guess=state.multipliers,
+            guess=self.start(state.multipliers),
             active=state.active,
             rules=Rules(problem.equation, allowed=state.active),
         )
@@ -106,24 +110,28 @@ def in_metric(
     proposal, inner_state = update(gradient, state.inner_state)
     wide, params = widen(proposal), projection.params
     if projection.problem.jacobian is None:
-        step = projection.after(wide, state, weights=None, guess=None)
+        step = projection.after(wide, state, weights=None)
         multipliers = None
     else:
         weights, size = metric.read(
             *(update, gradient, state.inner_state, inner_state, params)
         )
-        step = projection.after(wide, state, weights=weights, guess=state.multipliers)
+        step = projection.after(wide, state, weights=weights)
         if size is None:
             size = step_size(wide, widen(gradient), weights)
         else:
-            inner_state = add_to_momentum(inner_state, params, step.normal)
-        multipliers = tree.scale(tree.safe_reciprocal(size), step.dual)
+            finite = jnp.isfinite(tree.norm(step.update))
+            normal = tree.where(finite, step.normal, tree.zeros_like(params))
+            inner_state = add_to_momentum(inner_state, params, normal)
+        multipliers = tree.scale(
+            step.tangential * tree.safe_reciprocal(size), step.dual
+        )
     return Outcome(
         proposal,
         step.update,
         inner_state,
         multipliers,
-        None,
+        step.dual,
         step.active,
         step.num_steps,
         step.reason,
@@ -137,9 +145,7 @@ def between_projections(
     first = projection.before(widen(gradient), state)
     tangent = like(gradient, tree.neg(first.update))
     proposal, inner_state = update(tangent, state.inner_state)
-    step = projection.after(
-        widen(proposal), state, weights=None, guess=state.correction, held=first.active
-    )
+    step = projection.after(widen(proposal), state, weights=None, held=first.active)
     return Outcome(
         proposal,
         step.update,

@@ -27,9 +27,10 @@ class NullSpaceState(NamedTuple):
         infinite before the first one.
     - `multipliers`: estimates of the Lagrange multipliers μ, ∇f + Jᵀμ = 0 at a
         solution, with the structure of the residual without pins; None if the
-        constraint only pins parameters. They start the next solve. For Nesterov
+        constraint only pins parameters. Where the violation is what mainly moves the
+        parameters, with several rows, they are rough. For Nesterov
         variants of Adam they are too large by about 1 / b1.
-    - `correction`: the dual of the second solve of a step, where there are two.
+    - `correction`: the dual of the last correction, which starts the next.
     - `active`: which rows were held in the last step; None without inequalities.
     - `num_steps`: of the solver, in the last step, both solves taken together.
     - `stop_reason`: how the last solve ended, a [`lsqflow.StopReason`][].
@@ -55,8 +56,6 @@ def first_state(
     args: tuple[Any, ...],
     params: Any,
     inner_state: Any,
-    *,
-    sandwich: bool,
 ) -> NullSpaceState:
     """The state before the first step; `args` may be structures."""
     params = widen(params)
@@ -67,7 +66,7 @@ def first_state(
         inner_state=inner_state,
         violation=jnp.full((), jnp.inf, tree.scalar_dtype(params)),
         multipliers=multipliers,
-        correction=multipliers if sandwich else None,
+        correction=multipliers,
         active=active,
         num_steps=jnp.zeros((), jnp.int32),
         stop_reason=StopReason.where(trivial, StopReason.trivial, StopReason.trivial),

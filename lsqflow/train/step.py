@@ -34,14 +34,17 @@ _MAX_ROUNDS = 20
 
 
 class Step(eqx.Module):
-    """A step, its multipliers, the rows that were active, and how the solve went.
+    """A step, the dual of its correction, and how the solve went.
 
-    `normal` is `Jᵀ y`: what the multipliers add to the first moment of an optimiser.
+    `tangential` is the share of the dual that corrects the proposal; the rest restores
+    the constraint. `normal` is that share of `Jᵀ y`, and `active` the rows that were
+    held.
     """
 
     update: Vector
-    normal: Vector | None
     dual: Vector | None
+    tangential: Scalar
+    normal: Vector | None
     active: Flags | None
     num_steps: Int[Array, ""]
     reason: StopReason
@@ -96,31 +99,45 @@ def constrained_step(
     delta = problem.free(proposal, rates)
     jacobian, residual = problem.jacobian, problem.residual
     if jacobian is None or residual is None:
-        zero = jnp.zeros((), jnp.int32)
-        return Step(delta, None, None, None, zero, StopReason.direct)
-    roots = problem.roots(weights, params)
-    target = problem.target(jacobian.mv(delta), rates)
-    guess = tree.zeros_like(residual) if guess is None else guess
+        none, zero = jnp.zeros_like(rates.violation), jnp.zeros((), jnp.int32)
+        return Step(delta, None, none, None, None, zero, StopReason.direct)
+    roots, scale = problem.roots(weights, params)
+    image = jacobian.mv(delta)
+    target = problem.target(image, rates)
 
     operator = Scaled(jacobian, roots, None)
     if active is None:
         x, dual, gap, num_steps, reason = _solve(operator, target, guess, solver)
     else:
+        guess = tree.zeros_like(residual) if guess is None else guess
         dual, active, num_steps, reason = _active_set(
             operator, target, guess, solver, active=active, rules=rules
         )
         operator = Scaled(jacobian, roots, active)
+        target = select(active, target)
         x = operator.rmv(dual)
-        gap = tree.sub(select(active, target), operator.mv(x))
-    update = tree.sub(delta, times(roots, x))
-    reason = _honest(reason, tree.norm(gap), tree.norm(target), jacobian, params)
-    return Step(update, _unscaled(x, roots), dual, active, num_steps, reason)
+        gap = tree.sub(target, operator.mv(x))
+    share = tree.inner(target, image) * tree.safe_reciprocal(tree.inner(target, target))
+    if rates.share is not None:
+        share *= rates.share.astype(share.dtype)
+    # More than all of it, where the restoring part points the other way.
+    share = jnp.clip(share, 0, 2)
+    inverse = tree.safe_reciprocal(scale)
+    return Step(
+        update=tree.sub(delta, times(roots, x)),
+        dual=tree.scale(inverse, dual),
+        tangential=share,
+        normal=tree.scale(share * inverse, _unscaled(x, roots)),
+        active=active,
+        num_steps=num_steps,
+        reason=_honest(reason, gap, target, operator, params),
+    )
 
 
 def _solve(
     operator: AbstractOperator,
     target: Vector,
-    guess: Vector,
+    guess: Vector | None,
     solver: lx.AbstractLinearSolver,
 ) -> tuple[Vector, Vector, Vector, Int[Array, ""], StopReason]:
     """The least-norm solution, from a guess of its dual up to a factor.
@@ -128,6 +145,12 @@ def _solve(
     The factor is the best one, so that no guess is worse than zero; a change of the
     step size or of the metric costs nothing.
     """
+    if guess is None:
+        solution, stats = ImplicitAdjoint().solve(
+            operator, target, None, solver, throw=False
+        )
+        result = solution.primal, solution.dual, solution.residual
+        return *result, stats["num_steps"], stats["stop_reason"]
     guess = jax.lax.stop_gradient(guess)
     start = operator.rmv(guess)
     image = operator.mv(start)
@@ -201,23 +224,26 @@ def _same(first: Flags, second: Flags) -> Bool[Array, ""]:
 
 
 def _honest(
-    reason: StopReason,
-    gap: Scalar,
-    size: Scalar,
-    jacobian: AbstractOperator,
-    params: Vector,
+    reason: StopReason, gap: Vector, target: Vector, operator: Scaled, params: Vector
 ) -> StopReason:
-    """Infeasible where the linearised constraints are not met, and not by rounding."""
+    """Infeasible where the linearised constraints cannot be met.
+
+    What is left must be more than rounding, and a least-squares residual to three
+    digits: a solver that was asked for less does not know.
+    """
     eps = float(jnp.finfo(tree.storage_dtype(params)).eps)
-    suspicious = gap > 0.1 * size
+    left, size = tree.norm(gap), tree.norm(target)
+    suspicious = left > 0.1 * size
 
-    def magnitude() -> Scalar:
-        return tree.norm(jacobian.mv(params)).astype(gap.dtype)
+    def contradictory() -> Bool[Array, ""]:
+        rounding = 100 * eps * tree.norm(operator.jacobian.mv(params))
+        steepness = tree.norm(operator.rmv(target)) * left
+        stationary = tree.norm(operator.rmv(gap)) * size <= 1e-3 * steepness
+        return (left > rounding) & stationary
 
-    scale = jax.lax.cond(suspicious, magnitude, lambda: jnp.zeros_like(gap))
-    contradictory = suspicious & (gap > 100 * eps * scale)
+    found = jax.lax.cond(suspicious, contradictory, lambda: jnp.array(False))
     reason = StopReason.where(
-        is_failure(reason) | ~contradictory, reason, StopReason.infeasible
+        is_failure(reason) | ~found, reason, StopReason.infeasible
     )
-    finite = jnp.isfinite(gap) & jnp.isfinite(size)
-    return StopReason.where(finite, reason, StopReason.nonfinite)
+    finite = jnp.isfinite(left) & jnp.isfinite(size)
+    return StopReason.where(finite | is_failure(reason), reason, StopReason.nonfinite)
