@@ -370,3 +370,14 @@ def test_forms_of_optimisers():
             optimizer = makers.get(name, getattr(optax, name, None))(1e-2)
             found = form_of(lenient(optimizer)).name
             assert found == form, name
+
+
+@needs_x64
+def test_parameters_without_a_gradient_do_not_take_the_whole_correction():
+    """Adam has M = ε = 1e-8 for them; the optimum has cos 3y = 0, by stationarity."""
+    constraint = lf.Equality(lambda p: jnp.tanh(p[0]) + 0.1 * jnp.sin(3 * p[1]) - 0.3)
+    optimizer = lf.null_space(lenient(optax.adam(1e-2)), constraint)
+    got, state = train(optimizer, lambda p: (p[0] - 1) ** 2 / 2, jnp.zeros(2), 2500)
+    assert np.allclose(got, [np.arctanh(0.4), -np.pi / 6], atol=1e-6)
+    assert abs(constraint.residual(got)) < 1e-10
+    assert bool(state.result == lx.RESULTS.successful)

@@ -20,6 +20,7 @@ from .._tree import Vector
 from .moments import covers, moments_of
 from .probe import Form, form_of
 
+_FLOOR = 0.01
 Update = Callable[[Vector, Any], tuple[Vector, Any]]
 Choice = Literal["optimizer"] | Callable[[PyTree[Array], Any], PyTree[Array]] | None
 
@@ -58,6 +59,22 @@ class Metric:
             size -= decay.astype(size.dtype)
         return jax.tree.map(lambda s, p: -s.astype(p.dtype), slope, params), size
 
+    def floored(self, proposal: Vector, weights: Vector) -> tuple[Vector, Vector]:
+        """A step of Adam, and its `W`, with a floor of M at a hundredth of its mean.
+
+        Parameters without a gradient have M = ε and would take the whole correction,
+        for next to nothing, in steps of any length. Step and metric change together, as
+        with a larger ε there, so that the fixed points stay.
+        """
+        if self.form is not Form.moment:
+            return proposal, weights
+        limit = 1 / (_FLOOR * _root_mean_square_of_inverse(weights))
+        capped = jax.tree.map(lambda w: jnp.minimum(w, limit.astype(w.dtype)), weights)
+        proposal = jax.tree.map(
+            lambda p, w, c: jnp.where(c < w, p * (c / w), p), proposal, weights, capped
+        )
+        return proposal, capped
+
     def _weights_given(self, state: Any, params: Vector) -> Vector:
         diagonal = self.given(params, state) if self.given else params
         if jax.tree.structure(diagonal) != jax.tree.structure(params):
@@ -73,6 +90,25 @@ def step_size(proposal: Vector, gradient: Vector, weights: Vector) -> Float[Arra
     scaled = jax.tree.map(jnp.multiply, weights, gradient)
     squared = tree.inner(gradient, scaled)
     return -tree.inner(proposal, gradient) * tree.safe_reciprocal(squared)
+
+
+def _root_mean_square_of_inverse(weights: Vector) -> Float[Array, ""]:
+    """Of 1 / W, where W is positive; from numbers that neither over- nor underflow."""
+    leaves = jax.tree.leaves(weights)
+    dtype = tree.scalar_dtype(leaves)
+    least = jnp.min(
+        jnp.stack(
+            [
+                jnp.min(jnp.where(w > 0, w, jnp.inf), initial=jnp.inf).astype(dtype)
+                for w in leaves
+            ]
+        )
+    )
+    ratios = [
+        jnp.where(w > 0, least.astype(w.dtype) / w, jnp.zeros_like(w)) for w in leaves
+    ]
+    count = sum(jnp.sum(w > 0, dtype=dtype) for w in leaves)
+    return tree.norm(ratios) / jnp.sqrt(jnp.maximum(count, 1)) / least
 
 
 def _slope_in_moment(

@@ -116,6 +116,7 @@ def in_metric(
         weights, size = metric.read(
             *(update, gradient, state.inner_state, inner_state, params)
         )
+        wide, weights = metric.floored(wide, weights)
         step = projection.after(wide, state, weights=weights)
         if size is None:
             size = step_size(wide, widen(gradient), weights)
