@@ -17,7 +17,7 @@ from ._report import at_most, table
 from ._timing import interleave
 
 LEAVES, FRACTION = 10, 0.9
-RESIDUALS, WIDTH = 1000, 3500
+RESIDUALS, WIDTH = 1000, 4000
 TIME_BAR, VECTORS_BAR, MEMORY_BAR = 1.5, 2.0, 16.0
 
 
@@ -100,7 +100,7 @@ def child(width: int, residuals: int, kind: str) -> None:
 
     target = model(params, x[:100]) * 0.9
     constraint = lf.Equality(lambda p: model(p, x[:100]) - target)
-    optimizer = optax.adam(1e-4)
+    optimizer = optax.adam(1e-5)
     if kind == "constrained":
         solver = lf.LSMR(rtol=1e-2, max_steps=20)
         optimizer = lf.null_space(optimizer, constraint, solver=solver)

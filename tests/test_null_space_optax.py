@@ -254,6 +254,7 @@ FAILURES = {
     "contradictory": (lambda p: jnp.stack([p[0], p[0] - 1]), lf.StopReason.infeasible),
     "singular": (lambda p: 0 * p[:1] + 1, lf.StopReason.infeasible),
     "nonfinite": (lambda p: jnp.log(p[:1] - 9), lf.StopReason.nonfinite_input),
+    "unordered": (lambda p: jnp.log(p[:1] - 9), lf.StopReason.nonfinite_input),
 }
 
 
@@ -263,7 +264,8 @@ FAILURES = {
 def test_failures_are_reported_and_leave_no_nan(name, metric):
     dtype = dtype_of("real")
     fn, reason = FAILURES[name]
-    optimizer = exact(lf.Equality(fn), metric=metric)
+    constraint = (lf.Inequality if name == "unordered" else lf.Equality)(fn)
+    optimizer = exact(constraint, metric=metric)
     params = jnp.full(3, 0.3, dtype)
     got, state = run(optimizer, params, jnp.ones_like(params))
     assert np.all(np.isfinite(got))

@@ -104,6 +104,8 @@ def constrained_step(
     roots, scale = problem.roots(weights, params)
     image = jacobian.mv(delta)
     target = problem.target(image, rates)
+    # NaN compares as if an inequality held.
+    finite = jnp.isfinite(tree.norm(target))
 
     operator = Scaled(jacobian, roots, None)
     if active is None:
@@ -123,6 +125,10 @@ def constrained_step(
     # More than all of it, where the restoring part points the other way.
     share = jnp.clip(share, 0, 2)
     inverse = tree.safe_reciprocal(scale)
+    reason = _honest(reason, gap, target, operator, params)
+    reason = StopReason.where(
+        finite | is_failure(reason), reason, StopReason.nonfinite_input
+    )
     return Step(
         update=tree.sub(delta, times(roots, x)),
         dual=tree.scale(inverse, dual),
@@ -130,7 +136,7 @@ def constrained_step(
         normal=tree.scale(share * inverse, _unscaled(x, roots)),
         active=active,
         num_steps=num_steps,
-        reason=_honest(reason, gap, target, operator, params),
+        reason=reason,
     )
 
 
