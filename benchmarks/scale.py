@@ -75,8 +75,8 @@ def sparsity(size: int) -> None:
         extra = memory[name].temp_size_in_bytes - memory["Adam"].temp_size_in_bytes
         ratio = times[name].over(bare)
         row.extend([times[name].median, ratio, extra / vector])
-        if name != "Adam":
-            row.extend([at_most(ratio, TIME_BAR), at_most(extra / vector, VECTORS_BAR)])
+        bars = [at_most(ratio, TIME_BAR), at_most(extra / vector, VECTORS_BAR)]
+        row.extend(["", ""] if name == "Adam" else bars)
     table(
         ["", "first step s", "median s", "ratio", "extra vectors", "time", "memory"],
         rows,
