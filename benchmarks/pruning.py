@@ -62,21 +62,6 @@ def ours(scope: str, rate: float = 1.0) -> Method:
     return Method(optimizer)
 
 
-class From(lf.AbstractPin):
-    """A constraint that holds from some step on."""
-
-    pin: lf.AbstractPin
-    first: int
-    step: Any = None
-
-    def at(self, step: Any) -> "From":
-        return From(self.pin, self.first, step)
-
-    def mask(self, params: Any, *args: Any) -> Any:
-        chosen = self.pin.mask(params, *args)
-        return jax.tree.map(lambda m: m & (self.step >= self.first), chosen)
-
-
 PATTERN = lf.Sparsity(pattern=(2, 4), axis=-2)
 UNSTRUCTURED: dict[str, tuple[str, Method]] = {
     "one-shot, layer": ("layer", one_shot(keep_layer)),
@@ -91,7 +76,9 @@ UNSTRUCTURED: dict[str, tuple[str, Method]] = {
 STRUCTURED = {
     "2:4, one-shot": one_shot(keep_pattern),
     "2:4, ours, from half time": Method(
-        lambda adam, plan: lf.null_space(adam, From(PATTERN, plan.steps // 2))
+        lambda adam, plan: lf.null_space(
+            adam, PATTERN, warmup=lambda step: step >= plan.steps // 2
+        )
     ),
     "2:4, ours, from the start": Method(lambda adam, _: lf.null_space(adam, PATTERN)),
 }
