@@ -314,3 +314,17 @@ def test_bad_arguments():
         growing.update(
             params, growing.init(params), params, constraint_args=(jnp.ones(3),)
         )
+
+
+def test_a_solver_that_was_asked_for_little_calls_nothing_contradictory():
+    """It stops before it knows; tight solves of the same equations meet them."""
+    dtype = dtype_of("real")
+    C, d = np.diag([1.0, 0.05]).astype(dtype), np.array([0.01, 1.0], dtype)
+    params = jnp.zeros(2, dtype)
+    for rtol, met in ((0.3, False), (None, True)):
+        optimizer = lf.null_space(
+            optax.sgd(0.1), lf.Affine(C, jnp.asarray(d)), solver=lf.LSMR(rtol=rtol)
+        )
+        updates, state = optimizer.update(params, optimizer.init(params), params)
+        assert np.allclose(C @ np.asarray(updates), d, rtol=1e-3) == met
+        assert bool(state.stop_reason != lf.StopReason.infeasible)
