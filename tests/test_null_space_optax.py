@@ -328,3 +328,27 @@ def test_a_solver_that_was_asked_for_little_calls_nothing_contradictory():
         updates, state = optimizer.update(params, optimizer.init(params), params)
         assert np.allclose(C @ np.asarray(updates), d, rtol=1e-3) == met
         assert bool(state.stop_reason != lf.StopReason.infeasible)
+
+
+def test_inequalities_at_new_points_are_not_held():
+    """Rows that were active said something else: now, −3 + p ≤ 0 has room to spare."""
+    dtype = dtype_of("real")
+    levels = jnp.asarray([0.0, 3.0], dtype)
+    index = lambda key: jax.random.randint(key, (), 0, 2)
+    first = next(
+        k
+        for k in map(jax.random.key, range(100))
+        if [int(index(jax.random.fold_in(k, i))) for i in (0, 1)] == [0, 1]
+    )
+    constraint = lf.Sampled(
+        lf.Inequality(lambda p, level: p - level),
+        lambda key: (levels[index(key)],),
+        first,
+    )
+    optimizer = exact(constraint, optax.sgd(0.1), metric=None)
+    params = jnp.zeros(1, dtype)
+    state = optimizer.init(params)
+    for want in (0.0, 0.1):
+        updates, state = optimizer.update(-jnp.ones_like(params), state, params)
+        params = params + updates
+        assert np.allclose(params, want)

@@ -105,7 +105,8 @@ def _root_mean_square_of_inverse(weights: Vector) -> Float[Array, ""]:
         )
     )
     ratios = [
-        jnp.where(w > 0, least.astype(w.dtype) / w, jnp.zeros_like(w)) for w in leaves
+        jnp.where(w > 0, least.astype(w.dtype) * tree.safe_reciprocal(w), 0 * w)
+        for w in leaves
     ]
     count = sum(jnp.sum(w > 0, dtype=dtype) for w in leaves)
     return tree.norm(ratios) / jnp.sqrt(jnp.maximum(count, 1)) / least

@@ -17,11 +17,12 @@ from jaxtyping import Array, Float, Int
 from .. import _tree as tree
 from .._solution import StopReason
 from .._tree import Vector
+from .active_set import Rules
 from .linearisation import Flags, Linearisation, Rates, like, widen
 from .metric import Metric, Update, step_size
 from .moments import add_to_momentum
 from .state import NullSpaceState
-from .step import Rules, Step, constrained_step
+from .step import Step, constrained_step
 
 Scalar = Float[Array, ""]
 # Users who do not compile their loop get at least this compiled.
@@ -54,6 +55,10 @@ class Projection(eqx.Module):
         """Where solves start from; nowhere if rows are others than in the last step."""
         return None if self.redrawn else dual
 
+    def held(self, state: NullSpaceState) -> Flags | None:
+        """The rows of the last step; of rows that are new, the equations."""
+        return self.problem.equation if self.redrawn else state.active
+
     def after(
         self,
         proposal: Vector,
@@ -63,7 +68,7 @@ class Projection(eqx.Module):
         held: Flags | None = None,
     ) -> Step:
         """The step nearest to a proposed one; `held` rows are equations in it."""
-        always, active = self.problem.equation, state.active
+        always, active = self.problem.equation, self.held(state)
         if held is not None:
             always = active = jax.tree.map(jnp.logical_or, always, held)
         return _constrained_step(
@@ -89,8 +94,8 @@ class Projection(eqx.Module):
             rates=self.rates,
             solver=self.solver,
             guess=self.start(state.multipliers),
-            active=state.active,
-            rules=Rules(problem.equation, allowed=state.active),
+            active=self.held(state),
+            rules=Rules(problem.equation, allowed=self.held(state)),
         )
 
 

@@ -13,9 +13,10 @@ from .._primal_dual import checked
 from .._solution import StopReason, is_failure, result_of
 from .._solver.lsmr import LSMR
 from .._tree import Vector
-from ..constraint.base import AbstractConstraint, excess
+from ..constraint.base import AbstractConstraint, excess, largest_violation
+from .active_set import Rules
 from .linearisation import Linearisation, Rates, like, widen
-from .step import Rules, constrained_step
+from .step import constrained_step
 
 Scalar = Float[Array, ""]
 
@@ -103,8 +104,7 @@ def _retract(  # noqa: PLR0917
         return excess(constraint.residual(params, *args), constraint.inequality())
 
     def largest(params: Vector) -> Scalar:
-        leaves = [jnp.max(abs(x), initial=0) for x in jax.tree.leaves(residual(params))]
-        return jnp.max(jnp.stack([x.astype(dtype) for x in leaves]))
+        return largest_violation(residual(params)).astype(dtype)
 
     def unfinished(carry: Any) -> Array:
         _, violation, _, length, count, reason = carry

@@ -7,12 +7,8 @@ $$\min_\delta \tfrac12 \|\delta - \Delta\|_M^2 \quad\Rightarrow\quad
   \delta = \Delta - W J^T y, \qquad
   W^{1/2} J^T y = (J W^{1/2})^+ (J \Delta + t),$$
 
-a least-norm problem whose dual `y` are the multipliers. Inequalities are solved by the
-primal–dual active-set method (Hintermüller, Ito and Kunisch, 2002), which starts from
-the active set of the last step of training and then takes one solve, as a rule.
+a least-norm problem whose dual `y` are the multipliers.
 """
-
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,16 +17,13 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree as tree
-from .._adjoint import ImplicitAdjoint
-from .._operator.base import AbstractOperator
 from .._solution import StopReason, is_failure
 from .._tree import Vector
+from .active_set import Rules, active_set
+from .least_norm import least_norm
 from .linearisation import Flags, Linearisation, Rates, Scaled, select, times
 
 Scalar = Float[Array, ""]
-# Rounds of the active-set method. It ends by itself; this is for cycles, which only
-# strongly coupled inequalities can cause.
-_MAX_ROUNDS = 20
 
 
 class Step(eqx.Module):
@@ -48,28 +41,6 @@ class Step(eqx.Module):
     active: Flags | None
     num_steps: Int[Array, ""]
     reason: StopReason
-
-
-class Rules(eqx.Module):
-    """Which rows are equations in this step, and which may become active at all."""
-
-    always: Flags | None
-    allowed: Flags | None = None
-
-    def next(self, active: Flags, dual: Vector, slack: Vector, noise: Scalar) -> Flags:
-        """Rows to be held next: multipliers of the right sign, or violated without."""
-        largest = jnp.max(jnp.stack([jnp.max(abs(y)) for y in jax.tree.leaves(dual)]))
-        eps = jnp.finfo(tree.storage_dtype(dual)).eps
-
-        def leaf(held: Array, y: Array, s: Array, always: Array) -> Array:
-            pushes = y > (-(float(eps) ** 0.75) * largest).astype(y.dtype)
-            return always | jnp.where(held, pushes, s > noise.astype(s.dtype))
-
-        rows = jax.tree.map(leaf, active, dual, slack, self.always)
-        if self.allowed is None:
-            return rows
-        allowed = jax.tree.map(jnp.logical_or, self.allowed, self.always)
-        return jax.tree.map(jnp.logical_and, rows, allowed)
 
 
 def constrained_step(
@@ -109,10 +80,10 @@ def constrained_step(
 
     operator = Scaled(jacobian, roots, None)
     if active is None:
-        x, dual, gap, num_steps, reason = _solve(operator, target, guess, solver)
+        x, dual, gap, num_steps, reason = least_norm(operator, target, guess, solver)
     else:
         guess = tree.zeros_like(residual) if guess is None else guess
-        dual, active, num_steps, reason = _active_set(
+        dual, active, num_steps, reason = active_set(
             operator, target, guess, solver, active=active, rules=rules
         )
         operator = Scaled(jacobian, roots, active)
@@ -140,81 +111,6 @@ def constrained_step(
     )
 
 
-def _solve(
-    operator: AbstractOperator,
-    target: Vector,
-    guess: Vector | None,
-    solver: lx.AbstractLinearSolver,
-) -> tuple[Vector, Vector, Vector, Int[Array, ""], StopReason]:
-    """The least-norm solution, from a guess of its dual up to a factor.
-
-    The factor is the best one, so that no guess is worse than zero; a change of the
-    step size or of the metric costs nothing.
-    """
-    if guess is None:
-        solution, stats = ImplicitAdjoint().solve(
-            operator, target, None, solver, throw=False
-        )
-        result = solution.primal, solution.dual, solution.residual
-        return *result, stats["num_steps"], stats["stop_reason"]
-    guess = jax.lax.stop_gradient(guess)
-    start = operator.rmv(guess)
-    image = operator.mv(start)
-    factor = tree.inner(image, target) * tree.safe_reciprocal(tree.inner(image, image))
-    remainder = tree.axpy(-factor, image, target)
-    # Below rounding there is nothing to solve for.
-    eps = float(jnp.finfo(tree.storage_dtype(target)).eps)
-    rounding = tree.norm(remainder) <= 10 * eps * tree.norm(target)
-    remainder = tree.where(rounding, tree.zeros_like(remainder), remainder)
-    solution, stats = ImplicitAdjoint().solve(
-        operator, remainder, None, solver, throw=False
-    )
-    x = tree.axpy(factor, start, solution.primal)
-    dual = tree.axpy(factor, guess, solution.dual)
-    return x, dual, solution.residual, stats["num_steps"], stats["stop_reason"]
-
-
-def _active_set(
-    everything: Scaled,
-    target: Vector,
-    guess: Vector,
-    solver: lx.AbstractLinearSolver,
-    *,
-    active: Flags,
-    rules: Rules,
-) -> tuple[Vector, Flags, Int[Array, ""], StopReason]:
-    """The multipliers of the quadratic program, and its active rows.
-
-    Which rows are active is not differentiated.
-    """
-    eps = float(jnp.finfo(tree.storage_dtype(target)).eps)
-    noise = eps**0.75 * tree.norm(target)
-
-    def solve(carry: Any) -> Any:
-        active, dual, _, rounds, num_steps, _, _ = carry
-        operator = Scaled(everything.jacobian, everything.roots, active)
-        x, dual, _, more, reason = _solve(
-            operator, select(active, target), select(active, dual), solver
-        )
-        dual = select(active, dual)
-        slack = tree.sub(target, everything.mv(x))
-        following = rules.next(active, dual, slack, noise)
-        settled = _same(active, following)
-        return following, dual, active, rounds + 1, num_steps + more, reason, settled
-
-    def unsettled(carry: Any) -> Bool[Array, ""]:
-        return ~carry[-1] & (carry[3] < _MAX_ROUNDS)
-
-    zero = jnp.zeros((), jnp.int32)
-    carry = (active, guess, active, zero, zero, StopReason.running, jnp.array(False))
-    carry = jax.lax.while_loop(unsettled, solve, carry)
-    _, dual, solved, _, num_steps, reason, settled = carry
-    reason = StopReason.where(
-        settled | is_failure(reason), reason, StopReason.max_steps_reached
-    )
-    return dual, solved, num_steps, reason
-
-
 def _unscaled(x: Vector, roots: Vector | None) -> Vector:
     """`Jᵀ y` of what is free to move, from `W½ Jᵀ y`."""
     if roots is None:
@@ -222,11 +118,6 @@ def _unscaled(x: Vector, roots: Vector | None) -> Vector:
     return jax.tree.map(
         lambda v, r: v * tree.safe_reciprocal(r.astype(v.dtype)), x, roots
     )
-
-
-def _same(first: Flags, second: Flags) -> Bool[Array, ""]:
-    equal = jax.tree.map(lambda a, b: jnp.all(a == b), first, second)
-    return jnp.all(jnp.stack(jax.tree.leaves(equal)))
 
 
 def _honest(
