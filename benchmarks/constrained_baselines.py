@@ -12,8 +12,9 @@ import numpy as np
 import optax
 
 import lsqflow as lf
+from lsqflow.train.active_set import Rules
 from lsqflow.train.linearisation import Linearisation, Rates
-from lsqflow.train.step import Rules, constrained_step
+from lsqflow.train.step import constrained_step
 
 
 def penalty(
