@@ -15,8 +15,8 @@ import skimage.data
 import skimage.transform
 
 import lsqflow as lf
-from lsqflow._bounded.box import as_box
-from lsqflow._bounded.solve import solve_bounded
+from lsqflow._constrained.bounds import solve_bounded
+from lsqflow._constrained.box import as_box
 
 from ._problems import matrix, vector
 from ._report import table

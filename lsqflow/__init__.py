@@ -5,81 +5,82 @@ import importlib.metadata
 from lineax import QR as QR, SVD as SVD, Cholesky as Cholesky
 
 from . import testing as testing
-from ._adjoint import (
+from ._derivative.adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,
     UnrolledAdjoint as UnrolledAdjoint,
 )
+from ._inverse import (
+    NullSpaceProjector as NullSpaceProjector,
+    PseudoInverse as PseudoInverse,
+    RangeProjector as RangeProjector,
+    pinv as pinv,
+)
 from ._lstsq import lstsq as lstsq
+from ._minimum_norm import minimum_norm as minimum_norm, project as project
 from ._operator import protocol as _protocol
 from ._operator.algebra import Composed as Composed, Scaled as Scaled, Sum as Sum
 from ._operator.base import AbstractOperator as AbstractOperator
-from ._operator.block import Block as Block
 from ._operator.check import (
     AdjointReport as AdjointReport,
     check_adjoint as check_adjoint,
 )
-from ._operator.circulant import Circulant as Circulant, Toeplitz as Toeplitz
 from ._operator.convert import as_operator as as_operator
-from ._operator.convolution import Convolution as Convolution
 from ._operator.diagonal import (
     Diagonal as Diagonal,
     Identity as Identity,
     Zero as Zero,
 )
-from ._operator.features import RandomFeatures as RandomFeatures
-from ._operator.fourier import FFT as FFT
 from ._operator.function import (
     FunctionOperator as FunctionOperator,
     JacobianOperator as JacobianOperator,
 )
 from ._operator.gauss_newton import GaussNewtonOperator as GaussNewtonOperator
-from ._operator.gradient import Gradient as Gradient, Laplacian as Laplacian
-from ._operator.integration import Integration as Integration
-from ._operator.interpolation import Interpolation as Interpolation
-from ._operator.kernel import KernelOperator as KernelOperator
-from ._operator.kronecker import (
+from ._operator.kernel.features import RandomFeatures as RandomFeatures
+from ._operator.kernel.kernel import KernelOperator as KernelOperator
+from ._operator.matrix import MatrixOperator as MatrixOperator
+from ._operator.signal.circulant import Circulant as Circulant, Toeplitz as Toeplitz
+from ._operator.signal.convolution import Convolution as Convolution
+from ._operator.signal.fourier import FFT as FFT
+from ._operator.signal.gradient import Gradient as Gradient, Laplacian as Laplacian
+from ._operator.signal.integration import Integration as Integration
+from ._operator.signal.interpolation import Interpolation as Interpolation
+from ._operator.signal.padding import Padding as Padding
+from ._operator.signal.resampling import Resampling as Resampling
+from ._operator.signal.stencil import Difference as Difference
+from ._operator.sparse.operator import SparseOperator as SparseOperator
+from ._operator.structure.block import Block as Block
+from ._operator.structure.kronecker import (
     Kronecker as Kronecker,
     KroneckerSum as KroneckerSum,
 )
-from ._operator.low_rank import (
+from ._operator.structure.low_rank import (
     DiagonalPlusLowRank as DiagonalPlusLowRank,
     LowRank as LowRank,
 )
-from ._operator.matrix import MatrixOperator as MatrixOperator
-from ._operator.padding import Padding as Padding
-from ._operator.radon import Radon as Radon
-from ._operator.resampling import Resampling as Resampling
-from ._operator.reshape import (
+from ._operator.structure.reshape import (
     Imag as Imag,
     Ravel as Ravel,
     Real as Real,
     Reshape as Reshape,
 )
-from ._operator.selection import (
+from ._operator.structure.selection import (
     LeafSelection as LeafSelection,
     Mask as Mask,
     Permutation as Permutation,
     Selection as Selection,
 )
-from ._operator.sparse import SparseOperator as SparseOperator
-from ._operator.stack import (
+from ._operator.structure.stack import (
     BlockDiagonal as BlockDiagonal,
     HStack as HStack,
     VStack as VStack,
 )
-from ._operator.stencil import Difference as Difference
-from ._path import (
+from ._operator.tomography.radon import Radon as Radon
+from ._problem.regularizer import Tikhonov as Tikhonov
+from ._regularization_path import (
     RegularizationPath as RegularizationPath,
     regularization_path as regularization_path,
 )
-from ._project import minimum_norm as minimum_norm, project as project
-from ._projector import (
-    NullSpaceProjector as NullSpaceProjector,
-    RangeProjector as RangeProjector,
-)
-from ._pseudo_inverse import PseudoInverse as PseudoInverse, pinv as pinv
-from ._regularizer import Tikhonov as Tikhonov
 from ._solution import (
     PrimalDual as PrimalDual,
     Solution as Solution,

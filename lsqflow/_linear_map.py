@@ -15,11 +15,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.extend.core as jexc
 import jax.numpy as jnp
-from jax.interpreters import ad, batching, mlir
 
-from ._sharding import manual_axes, vary
+from ._jax import Primitive, ad, batching, jaxpr_as_fun, manual_axes, mlir, vary
 
 
 class AbstractLinearMap(eqx.Module):
@@ -154,7 +152,7 @@ def _impl(
     del out
     if lazily:  # the traced program has the types of the map, but not what it does
         return jax.tree.leaves(_apply(split, leaves))
-    return jexc.jaxpr_as_fun(jaxpr)(*leaves)
+    return jaxpr_as_fun(jaxpr)(*leaves)
 
 
 def _abstract_eval(*leaves: Any, jaxpr: Any, **_: Any) -> Any:
@@ -263,7 +261,7 @@ def _batch(
     return flat, [0] * len(flat)
 
 
-_linear_map_p = jexc.Primitive("linear_map")
+_linear_map_p = Primitive("linear_map")
 _linear_map_p.multiple_results = True
 _linear_map_p.def_impl(_impl)
 _linear_map_p.def_effectful_abstract_eval(_abstract_eval)

@@ -9,16 +9,16 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from . import _tree as tree
-from ._adjoint import AbstractAdjoint, ImplicitAdjoint
-from ._bounded.box import Box, as_box
-from ._bounded.solve import solve_bounded
-from ._equality import solve_affine
-from ._inputs import as_damp, conform, require_unknown, root_weights
+from ._constrained.affine import solve_affine
+from ._constrained.bounds import solve_bounded
+from ._constrained.box import Box, as_box
+from ._derivative.adjoint import AbstractAdjoint, ImplicitAdjoint
+from ._jax import explicit_sharding, reshard_like
 from ._operator.base import AbstractOperator
 from ._operator.convert import OperatorLike, as_operator
-from ._regularizer import Tikhonov
-from ._rewrite import Problem, regularized, warm_start, weighted
-from ._sharding import explicit_sharding, reshard_like
+from ._problem.inputs import as_damp, conform, require_unknown, root_weights
+from ._problem.regularizer import Tikhonov
+from ._problem.rewrite import Problem, regularized, warm_start, weighted
 from ._solution import PrimalDual, Solution, result_of
 from ._solver.auto import AutoSolver
 from ._tree import Vector

@@ -72,14 +72,6 @@ def scalar_dtype(tree: PyTree[Any]) -> Any:
     return _compute_dtype(finest)
 
 
-def known(x: Any) -> np.ndarray | None:
-    """The values of an array; `None` while they are traced."""
-    try:
-        return np.asarray(x)
-    except jax.errors.TracerArrayConversionError:
-        return None
-
-
 def require_inexact(tree: PyTree[Any], owner: str) -> None:
     """Raise a `TypeError` unless every leaf is real or complex floating point."""
     for path, leaf in jax.tree.leaves_with_path(tree):

@@ -8,8 +8,8 @@ import pytest
 import scipy.optimize
 
 import lsqflow as lf
-from lsqflow._bounded.box import Box, as_box
-from lsqflow._bounded.solve import solve_bounded
+from lsqflow._constrained.bounds import solve_bounded
+from lsqflow._constrained.box import Box, as_box
 
 from . import helpers
 

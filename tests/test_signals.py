@@ -12,7 +12,7 @@ import scipy.ndimage
 import scipy.signal
 
 import lsqflow as lf
-from lsqflow._operator.grid import require_choice
+from lsqflow._operator.signal.grid import require_choice
 
 from .helpers import count_traces, dtype_of, normal, relative_error, rng
 

@@ -1,3 +1,3 @@
 """Operators: the base class, one file a family, and what lineax needs to know."""
 
-from . import base as base  # first: the others are its subclasses
+from . import base as base

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, ArrayLike, Inexact
 
 from .. import _tree as tree
+from .._jax import row_major
 from .._tree import Structure, Vector
 
 
@@ -100,9 +100,7 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
             out = jax.tree.leaves(jax.vmap(column)(basis))
             block = jnp.concatenate([x.reshape(len(basis), -1) for x in out], axis=1)
-            # Without it, XLA on CPUs may ask of a Fourier transform in `mv` a layout
-            # that it cannot give, if the matrix is factorised in the same program.
-            blocks.append(with_layout_constraint(block, Layout((0, 1))).T)
+            blocks.append(row_major(block).T)
         return jnp.concatenate(blocks, axis=1)
 
     # Arithmetic. An array is a matrix, a lineax operator is welcome, on either side.

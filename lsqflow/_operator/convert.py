@@ -13,8 +13,8 @@ from . import algebra
 from .base import AbstractOperator
 from .diagonal import Diagonal, Identity
 from .matrix import MatrixOperator
-from .sparse import SparseOperator
-from .sparse_triplets import is_sparse
+from .sparse.operator import SparseOperator
+from .sparse.triplets import is_sparse
 
 # Whatever `as_operator` takes: an operator of ours or of lineax, a matrix (dense, or
 # sparse of SciPy or JAX). SciPy is optional, so there is no narrower type.

@@ -9,10 +9,10 @@ import lineax as lx
 from jaxtyping import Array, Inexact, PyTree
 
 from .. import _tree as tree
-from .._sharding import manual_axes, vary
+from .._jax import manual_axes, vary
 from .._tree import Structure, Vector
 from .base import AbstractOperator
-from .rearrangement import AbstractRearrangement
+from .structure.rearrangement import AbstractRearrangement
 
 DIAGONAL_TAGS = frozenset({lx.symmetric_tag, lx.diagonal_tag, lx.tridiagonal_tag}) | {
     lx.lower_triangular_tag,

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
-from .._sharding import explicit_sharding
+from .._jax import explicit_sharding
 from .._tree import Structure
 from .base import AbstractOperator
 

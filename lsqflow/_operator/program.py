@@ -12,10 +12,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr
 from jaxtyping import Array
 
 from .. import _tree as tree
+from .._jax import eval_jaxpr
 from .._tree import Structure
 
 

@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, Inexact
 
 from .. import _tree as tree
-from .._sharding import manual_axes, vary
+from .._jax import manual_axes, vary
 from .._tree import Structure, Vector
 from .base import AbstractOperator
 

@@ -10,8 +10,8 @@ from .._operator.matrix import MatrixOperator
 from .._solution import PrimalDual
 from .._tree import Vector
 from .base import AbstractGolubKahanSolver, AbstractSolver, Loop, while_loop
+from .lineax import run
 from .lsmr import LSMR
-from .run import run
 
 # Matrices up to this many entries are factorised: there, a singular value
 # decomposition costs no more than LSMR, and is exact for any rank.

@@ -12,17 +12,17 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float, Int
 
 from .. import _tree as tree
+from .._jax import manual_axes, vary
 from .._krylov.estimates import Estimates
 from .._krylov.golub_kahan import GolubKahan, Pair
-from .._krylov.stopping import Tolerances, verdict
 from .._operator.base import AbstractOperator
 from .._operator.convert import as_operator
 from .._operator.matrix import MatrixOperator
 from .._operator.program import Program
 from .._operator.views import Linearised
-from .._sharding import manual_axes, vary
 from .._solution import PrimalDual, StopReason, result_of
 from .._tree import Vector
+from .verdict import Tolerances, verdict
 
 Scalar = Float[Array, ""]
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from .._operator.low_rank import DiagonalPlusLowRank
 from .._operator.matrix import matmul
+from .._operator.structure.low_rank import DiagonalPlusLowRank
 
 
 class Woodbury(lx.AbstractLinearSolver):

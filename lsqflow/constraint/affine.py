@@ -5,9 +5,9 @@ from typing import Any
 from jaxtyping import Array, PyTree
 
 from .. import _tree as tree
-from .._inputs import conform
 from .._operator.base import AbstractOperator
 from .._operator.convert import as_operator
+from .._problem.inputs import conform
 from .base import AbstractConstraint
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from .. import _tree as tree
 from .._operator.base import AbstractOperator
-from .._operator.stack import VStack
+from .._operator.structure.stack import VStack
 from .base import AbstractConstraint
 from .part import Part
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
+from .._jax import known
 from .._operator.base import AbstractOperator
 from .._operator.matrix import matmul
 from .._tree import Structure, Vector
@@ -181,7 +182,7 @@ def quadratic_excess(square: Array, bound: Float[Array, ""]) -> Array:
 def as_bound(bound: Any, owner: str) -> Float[Array, ""]:
     """A bound as an array, or an error that says why it is none."""
     array = jnp.asarray(bound)
-    values = tree.known(array)
+    values = known(array)
     if array.shape != () or (values is not None and not 0 < values < math.inf):
         raise ValueError(
             f"The bound of {owner} must be a positive number; got {bound}. What should "

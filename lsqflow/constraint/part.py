@@ -8,8 +8,8 @@ import jax
 from jaxtyping import Array, PyTree
 
 from .. import _tree as tree
-from .._inputs import conform
 from .._operator.base import AbstractOperator
+from .._problem.inputs import conform
 from .._tree import Structure, Vector
 
 

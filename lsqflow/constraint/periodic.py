@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
+from .._jax import known
 from .arguments import take
 from .base import AbstractConstraint, largest_violation
 from .symmetry import scaled
@@ -51,7 +52,7 @@ class Periodic(AbstractConstraint):
         self.fn = fn
         self.period = jnp.asarray(period)
         self.points = None if points is None else jnp.asarray(points)
-        values = tree.known(self.period)
+        values = known(self.period)
         if self.period.ndim > 2 or (values is not None and not np.any(values)):
             raise ValueError(
                 "`period` must be a scalar, a shift or a matrix with a shift in each "

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _tree as tree
 from .._operator.base import AbstractOperator
-from .._operator.selection import Mask
+from .._operator.structure.selection import Mask
 from .base import AbstractConstraint
 from .part import Part
 

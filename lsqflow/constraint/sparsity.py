@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _tree as tree
+from .._jax import known
 from .pin import AbstractPin
 from .quantile import count, count_dtype, smallest
 
@@ -215,7 +216,7 @@ def _entries(fraction: Any, size: int) -> Array:
 
 
 def _require_fraction(fraction: Any) -> None:
-    value = tree.known(fraction) if fraction is not None else None
+    value = known(fraction) if fraction is not None else None
     if value is not None and not (value.shape == () and 0 <= value <= 1):
         raise ValueError(
             f"The fraction of zeros must be a number from 0 to 1; got {fraction}."

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Float
 
-from .._adjoint import ImplicitAdjoint
-from .._inputs import as_damp
+from .._derivative.adjoint import ImplicitAdjoint
 from .._operator.matrix import MatrixOperator
-from .._operator.selection import Mask
+from .._operator.structure.selection import Mask
+from .._problem.inputs import as_damp
 from .._solver.auto import AutoSolver
 
 

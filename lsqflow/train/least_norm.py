@@ -6,7 +6,7 @@ import lineax as lx
 from jaxtyping import Array, Int
 
 from .. import _tree as tree
-from .._adjoint import ImplicitAdjoint
+from .._derivative.adjoint import ImplicitAdjoint
 from .._operator.base import AbstractOperator
 from .._solution import StopReason
 from .._tree import Vector

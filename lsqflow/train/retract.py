@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, Float, Int, PyTree
 
 from .. import _tree as tree
-from .._primal_dual import checked
+from .._derivative.primal_dual import checked
 from .._solution import StopReason, is_failure, result_of
 from .._solver.lsmr import LSMR
 from .._tree import Vector

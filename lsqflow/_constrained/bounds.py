@@ -1,0 +1,164 @@
+"""Bounded least squares: the descent, and derivatives on its last active set."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float
+
+from .. import _tree as tree
+from .._derivative.adjoint import AbstractAdjoint, ImplicitAdjoint
+from .._jax import manual_axes, vary
+from .._operator.base import AbstractOperator
+from .._solution import PrimalDual, StopReason
+from .._solver.auto import AutoSolver
+from .._solver.base import AbstractGolubKahanSolver, AbstractSolver, Loop, while_loop
+from .._solver.lsmr import LSMR
+from .._tree import Vector
+from .box import Box, select
+from .descent import Descent
+from .point import Bounded, Tolerances, correction_problem
+
+Scalar = Float[Array, ""]
+
+_CROSSED = (
+    "Every lower bound must be at most its upper bound, and neither NaN; these bounds "
+    "leave no feasible point. Check what computes them."
+)
+
+
+def solve_bounded(  # noqa: PLR0917
+    operator: AbstractOperator,
+    vector: Vector,
+    damp: Scalar | None,
+    box: Box,
+    solver: lx.AbstractLinearSolver,
+    adjoint: AbstractAdjoint,
+    *,
+    x0: Vector | None = None,
+    throw: bool,
+) -> tuple[PrimalDual, dict[str, Any]]:
+    r"""Solve $\min_x \|A x - b\|^2 + \lambda^2 \|x\|^2$, lower ≤ x ≤ upper.
+
+    The value comes from a projected descent, and the derivatives from the least-squares
+    problem of the unknowns that are free in the end: with $x_B$ the bounds where they
+    are active, the last iterate elsewhere and without a derivative, and $M$ the mask,
+
+    $$x = x_B + (A M)^+ (b - A x_B).$$
+
+    At the solution the second term is zero, and known to be; only its derivatives are
+    solved for, one solve of the size of the problem each.
+
+    **Arguments:** as `AbstractAdjoint.solve`, and the `box`; `x0`, where to start. The
+    nearest point of the box to zero if it is None.
+
+    **Returns:** the solution; its residual $b - A x$; for its dual the multipliers of
+    the bounds, $\nabla(½\|A x - b\|² + ½λ²\|x\|²)$ in the entries at bounds and zero
+    elsewhere; and statistics.
+
+    **Raises:** `TypeError` for an adjoint or solver that cannot do this.
+    """
+    method = _method(solver, operator)
+    adjoint = _implicit(adjoint, method)
+    x, stats = jax.lax.stop_gradient(
+        _descent(_constant((operator, vector, damp, box, x0)), method)
+    )
+
+    lower, upper = box.at_bounds(x)
+    free = jax.tree.map(lambda a, b: jax.lax.stop_gradient(~(a | b)), lower, upper)
+    base = jax.tree.map(
+        lambda v, a, b, low, high: jnp.where(a, low, jnp.where(b, high, v)),
+        *(x, lower, upper, box.lower, box.upper),
+    )
+    residual = tree.sub(vector, operator.mv(base))
+    problem = correction_problem(operator, free, residual, base, damp)
+    correction, stats = adjoint.solve(*problem, None, _Known(stats), throw=throw)
+    x = tree.add(base, select(free, correction.primal))
+    if throw:
+        token = eqx.error_if(jnp.zeros(()), box.is_empty(), _CROSSED)
+        x = jax.tree.map(lambda v: v + token.astype(v.dtype), x)
+    residual = correction.residual if damp is None else correction.residual[0]
+    gradient = tree.neg(operator.rmv(residual))
+    if damp is not None:
+        gradient = tree.axpy(damp * damp, x, gradient)
+    bound = jax.tree.map(jnp.logical_not, free)
+    return PrimalDual(x, select(bound, gradient), residual), stats
+
+
+class _Known(AbstractSolver):
+    """The solver of a correction that is known to be zero."""
+
+    stats: dict[str, Any]
+
+    def run(
+        self,
+        operator: AbstractOperator,
+        vector: Vector,
+        damp: Scalar | None,
+        *,
+        loop: Loop = while_loop,
+    ) -> tuple[PrimalDual, dict[str, Any]]:
+        x = tree.zeros(operator.in_structure())
+        y = tree.zeros(operator.out_structure())
+        return PrimalDual(x, y, vector), self.stats
+
+
+def _constant(args: Any) -> Any:
+    dynamic, static = eqx.partition(args, eqx.is_inexact_array)
+    return eqx.combine(jax.lax.stop_gradient(dynamic), static)
+
+
+def _implicit(
+    adjoint: AbstractAdjoint, solver: lx.AbstractLinearSolver
+) -> ImplicitAdjoint:
+    if not isinstance(adjoint, ImplicitAdjoint):
+        raise TypeError(
+            "Bounded problems are differentiated with `lsqflow.ImplicitAdjoint`; got "
+            f"{type(adjoint).__name__}: which unknowns are at their bounds is not a "
+            "smooth function of the iterations."
+        )
+    return ImplicitAdjoint(solver) if adjoint.solver is None else adjoint
+
+
+def _method(
+    solver: lx.AbstractLinearSolver, operator: AbstractOperator
+) -> lx.AbstractLinearSolver:
+    """Who solves for the free unknowns: columns of zeros, so any rank."""
+    if isinstance(solver, AutoSolver):
+        solver = solver.select(operator)
+    if not isinstance(solver, AbstractSolver) and solver.assume_full_rank():
+        raise TypeError(
+            "Bounded problems need a solver that handles rank deficiency, such as "
+            f"`lsqflow.LSMR()` or `lsqflow.SVD()`; got {type(solver).__name__}."
+        )
+    return solver
+
+
+def _descent(
+    args: tuple[AbstractOperator, Vector, Scalar | None, Box, Vector | None],
+    solver: lx.AbstractLinearSolver,
+) -> tuple[Vector, dict[str, Any]]:
+    operator, vector, damp, box, x0 = args
+    axes = manual_axes((operator, vector, damp, box))
+    operator, vector, box = vary((operator, vector, box), axes)
+    problem = Bounded(operator.linearise(), vector, damp, box)
+    golub_kahan = solver if isinstance(solver, AbstractGolubKahanSolver) else LSMR()
+    rule = golub_kahan.tolerances(operator, vector)
+    x0 = tree.zeros(operator.in_structure()) if x0 is None else x0
+    tolerances = Tolerances(rule.rtol, rule.atol, rule.eps)
+    state = Descent(problem, solver, tolerances).run(x0)
+    empty = box.is_empty()
+    reason = StopReason.where(empty, StopReason.nonfinite_input, state.reason)
+    unknown = jnp.full_like(state.point.norm, jnp.nan)
+    return state.point.x, {
+        "num_steps": state.num_steps,
+        "outer_steps": state.outer_steps,
+        "residual_norm": tree.norm(state.point.residual),
+        "normal_residual_norm": tree.norm(problem.downhill(state.point)),
+        "operator_norm": state.operator_norm,
+        "condition": unknown,
+        "relative_error": unknown,
+        "stop_reason": reason,
+    }

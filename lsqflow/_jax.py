@@ -1,0 +1,100 @@
+"""All that a new release of JAX may break, in one place.
+
+Tracers, jaxprs, primitives and layouts; where arrays live: shardings in their types,
+and the manual axes of `shard_map`. Other modules use what is documented and stable.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer, eval_jaxpr
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, PyTree
+
+from ._tree import Vector
+
+__all__ = [
+    "Primitive",
+    "ad",
+    "batching",
+    "eval_jaxpr",
+    "explicit_sharding",
+    "is_traced",
+    "jaxpr_as_fun",
+    "known",
+    "manual_axes",
+    "mlir",
+    "reshard_like",
+    "row_major",
+    "vary",
+]
+
+
+def is_traced(x: Any) -> bool:
+    """Whether `x` stands for an array whose values are not known yet."""
+    return isinstance(x, Tracer)
+
+
+def known(x: Any) -> np.ndarray | None:
+    """The values of an array; `None` while they are traced."""
+    try:
+        return np.asarray(x)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
+def row_major(matrix: Array) -> Array:
+    """A matrix whose layout the compiler may not choose.
+
+    XLA on CPUs may ask of a Fourier transform a layout that it cannot give, if the
+    matrix is factorised in the same program.
+    """
+    return with_layout_constraint(matrix, Layout((0, 1)))
+
+
+def explicit_sharding(x: Any) -> Any:
+    """The sharding in the type of an array on an explicit mesh; `None` elsewhere."""
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    axes = () if sharding is None else sharding.mesh.axis_types
+    return sharding if jax.sharding.AxisType.Explicit in axes else None
+
+
+def reshard_like(x: Vector, example: Callable[[], Vector]) -> Vector:
+    """`x`, on an explicit mesh sharded as `example()` would be."""
+
+    def leaf(v: Array, like: jax.ShapeDtypeStruct) -> Array:
+        sharding = getattr(like, "sharding", None)
+        return v if sharding is None else jax.sharding.reshard(v, sharding)
+
+    return jax.tree.map(leaf, x, jax.eval_shape(example))
+
+
+def _varying(x: Any) -> frozenset[Any]:
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def manual_axes(tree: PyTree[Any]) -> frozenset[Any]:
+    """The `shard_map` axes over which any leaf of `tree` varies."""
+    arrays = [x for x in jax.tree.leaves(tree) if eqx.is_array(x)]
+    return frozenset().union(*map(_varying, arrays))
+
+
+def vary(tree: PyTree[Any], axes: frozenset[Any]) -> PyTree[Any]:
+    """Mark every array of `tree` as varying over `axes`, as loop carries must be."""
+    if not axes:
+        return tree
+
+    def leaf(x: Any) -> Any:
+        if not eqx.is_array_like(x):
+            return x
+        x = jnp.asarray(x)
+        missing = tuple(axes - _varying(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(leaf, tree)

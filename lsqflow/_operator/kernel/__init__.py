@@ -1,0 +1,1 @@
+"""Kernel matrices and random features."""

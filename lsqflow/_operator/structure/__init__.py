@@ -1,0 +1,1 @@
+"""Operators made of blocks, parts and products."""

@@ -1,0 +1,1 @@
+"""What is to be solved: a problem, and problems restated."""

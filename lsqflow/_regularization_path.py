@@ -1,0 +1,208 @@
+"""Solutions for many strengths of a regularizer, and rules to choose one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
+
+from . import _tree as tree
+from ._lstsq import lstsq
+from ._operator.base import AbstractOperator
+from ._operator.convert import OperatorLike, as_operator
+from ._problem.inputs import conform, root_weights
+from ._problem.regularizer import Tikhonov
+from ._solution import Solution
+from ._solver.auto import AutoSolver
+from ._tree import Vector
+
+
+class RegularizationPath(eqx.Module):
+    r"""What [`lsqflow.regularization_path`][] returns.
+
+    **Attributes:** (with a leading axis for the strengths)
+
+    - `strengths`: as they were given.
+    - `solution`: the [`lsqflow.Solution`][] of each.
+    - `residual_norm`: $\|W^{1/2} (A x - b)\|$.
+    - `penalty_norm`: $\|L (x - \mu)\|$, without the strength.
+    - `degrees_of_freedom`: the trace of the influence matrix $b \mapsto A x$, both
+        weighted: how many of the data the solution uses up.
+    """
+
+    strengths: Float[Array, " strengths"]
+    solution: Solution
+    residual_norm: Float[Array, " strengths"]
+    penalty_norm: Float[Array, " strengths"]
+    degrees_of_freedom: Float[Array, " strengths"]
+    num_data: int = eqx.field(static=True)
+
+    def gcv(self) -> Float[Array, " strengths"]:
+        r"""Generalised cross-validation (Golub, Heath and Wahba, 1979).
+
+        $m \|r\|^2 / (m - \mathrm{dof})^2$, an estimate of the squared error of
+        prediction that needs no knowledge of the noise; smallest is best.
+        """
+        left = self.num_data - self.degrees_of_freedom
+        return self.num_data * (self.residual_norm / left) ** 2
+
+    def curvature(self) -> Float[Array, " strengths"]:
+        """The curvature of the L-curve (Hansen and O'Leary, 1993); largest is best.
+
+        That of log `penalty_norm` over log `residual_norm`, by differences along the
+        path; at least three different strengths.
+        """
+        at = jnp.log(self.strengths)
+        slope = lambda x: jnp.asarray(jnp.gradient(x, at))
+        r1, p1 = slope(jnp.log(self.residual_norm)), slope(jnp.log(self.penalty_norm))
+        r2, p2 = slope(r1), slope(p1)
+        return (r1 * p2 - r2 * p1) / (r1**2 + p1**2) ** 1.5
+
+    def choose(
+        self,
+        rule: str = "gcv",
+        noise_norm: ArrayLike | None = None,
+    ) -> Int[Array, ""]:
+        """The index of the strength that a rule prefers.
+
+        **Arguments:**
+
+        - `rule`: `"gcv"`, the smallest `gcv`; `"l-curve"`, the largest `curvature`
+            (the two ends left out, where it is not defined); or `"discrepancy"`
+            (Morozov, 1966), the largest strength whose residual is no larger than the
+            noise, and the smallest one if there is none.
+        - `noise_norm`: the expected norm of the (weighted) noise, for `"discrepancy"`.
+
+        **Raises:** `ValueError` for another rule, or without a `noise_norm` that is
+        needed.
+        """
+        if rule == "gcv":
+            return jnp.argmin(self.gcv())
+        if rule == "l-curve":
+            return 1 + jnp.argmax(self.curvature()[1:-1])
+        if rule == "discrepancy" and noise_norm is not None:
+            fits = self.residual_norm <= jnp.asarray(noise_norm)
+            smallest = jnp.argmin(self.strengths)
+            largest = jnp.argmax(jnp.where(fits, self.strengths, -jnp.inf))
+            return jnp.where(jnp.any(fits), largest, smallest)
+        raise ValueError(
+            "`rule` must be 'gcv', 'l-curve', or 'discrepancy' with a `noise_norm`; "
+            f"got {rule!r} and {noise_norm!r}."
+        )
+
+    def plot(self, axes: Sequence[Any]) -> None:
+        """Draw the L-curve and the GCV curve into two axes of matplotlib."""
+        curve, scores = axes
+        corner, best = (int(self.choose(rule)) for rule in ("l-curve", "gcv"))
+        curve.loglog(self.residual_norm, self.penalty_norm, ".-")
+        scores.loglog(self.strengths, self.gcv(), ".-")
+        for index, name, style in ((corner, "L-curve", "o"), (best, "GCV", "s")):
+            label = f"{name}: {float(self.strengths[index]):.2g}"
+            ring = {"fillstyle": "none", "markersize": 10, "label": label}
+            at = self.residual_norm[index], self.penalty_norm[index]
+            curve.plot(*at, style, **ring)
+            scores.plot(self.strengths[index], self.gcv()[index], style, **ring)
+        curve.set(xlabel="‖A x − b‖", ylabel="‖L (x − μ)‖", title="L-curve")
+        scores.set(xlabel="strength", ylabel="GCV", title="cross-validation")
+        curve.legend()
+        scores.legend()
+
+
+def regularization_path(
+    operator: OperatorLike,
+    vector: PyTree[ArrayLike],
+    strengths: ArrayLike,
+    regularizer: Tikhonov = Tikhonov(),
+    solver: lx.AbstractLinearSolver = AutoSolver(),
+    *,
+    weights: PyTree[ArrayLike] | None = None,
+    regularizers: Sequence[Tikhonov] = (),
+    key: Key[Array, ""] | None = None,
+    num_probes: int = 8,
+    throw: bool = True,
+) -> RegularizationPath:
+    """Solve for many strengths of one regularizer, in one call.
+
+    **Arguments:**
+
+    - `operator`, `vector`, `solver`, `weights`, `throw`: as for [`lsqflow.lstsq`][].
+    - `strengths`: positive numbers, best evenly spaced in their logarithms.
+    - `regularizer`: the term whose strength varies; by default ‖x‖.
+    - `regularizers`: further terms, with strengths of their own.
+    - `key`: for the probes; a fixed one by default.
+    - `num_probes`: random vectors, of independent signs, with which the degrees of
+        freedom are estimated (Hutchinson, 1990). As many as there are data or more
+        give the exact number.
+
+    **Cost:** `1 + num_probes` solves for each strength, all of them at once.
+
+    **Raises:** `ValueError` unless `strengths` is one-dimensional.
+    """
+    operator = as_operator(operator)
+    target = operator.out_structure()
+    strengths = jnp.asarray(strengths, tree.scalar_dtype(target))
+    if strengths.ndim != 1:
+        raise ValueError(
+            f"`strengths` must be one-dimensional; got shape {strengths.shape}."
+        )
+    vector = conform(vector, target, "vector", "output")
+    roots = None if weights is None else root_weights(weights, target)
+    whiten = lambda r: r if roots is None else jax.tree.map(jnp.multiply, roots, r)
+
+    def at(strength: Array, data: Vector, mean: Any, others: Any) -> Solution:
+        term = Tikhonov(regularizer.operator, strength, mean)
+        terms = [term, *others]
+        return lstsq(
+            operator, data, solver, weights=weights, regularizers=terms, throw=throw
+        )
+
+    def influence(strength: Array, probe: Vector) -> Array:
+        """`⟨u, H u⟩` for the influence matrix H, which priors do not enter."""
+        others = [Tikhonov(t.operator, t.strength) for t in regularizers]
+        data = probe if roots is None else jax.tree.map(jnp.divide, probe, roots)
+        x = at(strength, data, None, others).value
+        return tree.inner(probe, whiten(operator.mv(x)))
+
+    def penalty(x: Vector) -> Array:
+        step = x if regularizer.prior is None else tree.sub(x, regularizer.prior)
+        L = regularizer.operator
+        return tree.norm(step if L is None else L.mv(step))
+
+    solve = lambda s: at(s, vector, regularizer.prior, regularizers)
+    solution = eqx.filter_vmap(solve)(strengths)
+    probes, scale = _probes(key, num_probes, operator)
+    each = jax.vmap(jax.vmap(influence, (None, 0)), (0, None))
+    return RegularizationPath(
+        strengths=strengths,
+        solution=solution,
+        residual_norm=jax.vmap(lambda r: tree.norm(whiten(r)))(solution.residual),
+        penalty_norm=jax.vmap(penalty)(solution.value),
+        degrees_of_freedom=jnp.sum(each(strengths, probes), axis=1) * scale,
+        num_data=tree.size(target),
+    )
+
+
+def _probes(
+    key: Key[Array, ""] | None, count: int, operator: AbstractOperator
+) -> tuple[Vector, float]:
+    """Vectors u with `Σ u uᴴ` times the scale the identity, at least on average."""
+    leaves, treedef = jax.tree.flatten(operator.out_structure())
+    total = sum(leaf.size for leaf in leaves)
+    if count >= total:
+        rows = jnp.eye(total)
+        scale = 1.0
+    else:
+        key = jax.random.key(0) if key is None else key
+        rows = jax.random.rademacher(key, (count, total), dtype=jnp.result_type(float))
+        scale = 1.0 / count
+    ends = [sum(leaf.size for leaf in leaves[:i]) for i in range(1, len(leaves))]
+    parts = jnp.split(rows, ends, axis=1)
+    return treedef.unflatten(
+        [
+            part.reshape(-1, *leaf.shape).astype(leaf.dtype)
+            for part, leaf in zip(parts, leaves, strict=True)
+        ]
+    ), scale
