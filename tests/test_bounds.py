@@ -338,6 +338,6 @@ def test_solvers_and_adjoints_that_cannot():
         bounded(A, jnp.asarray(b), lower, upper, None, lf.QR())
     operator = lf.as_operator(A)
     box = as_box(lower, upper, operator.in_structure())
+    plain = lf.Problem(operator, jnp.asarray(b))
     with pytest.raises(TypeError, match="ImplicitAdjoint"):
-        plain = lf.Problem(operator, jnp.asarray(b))
         solve_bounded(plain, box, TIGHT, lf.UnrolledAdjoint(), throw=True)
