@@ -81,7 +81,17 @@ class LineaxSolver(AbstractSolver):
 
 def as_solver(solver: lx.AbstractLinearSolver) -> AbstractSolver:
     """A solver of ours, from one of ours or of lineax."""
+    require_solver(solver)
     return solver if isinstance(solver, AbstractSolver) else LineaxSolver(solver)
+
+
+def require_solver(solver: Any, name: str = "solver") -> None:
+    """Raise a `TypeError` for what is no solver."""
+    if not isinstance(solver, lx.AbstractLinearSolver):
+        raise TypeError(
+            f"`{name}` must be an lsqflow or lineax solver, such as `lsqflow.LSMR()`; "
+            f"got {solver!r}."
+        )
 
 
 def can_factorize(operator: lx.AbstractLinearOperator) -> bool:
