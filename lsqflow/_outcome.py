@@ -179,7 +179,7 @@ def from_lineax(result: lx.RESULTS) -> StopReason:
     return reason
 
 
-def is_failure(reason: StopReason) -> Bool[Array, ""]:
+def is_failure(reason: StopReason) -> Bool[Array, "..."]:
     """Whether a stop reason means that the solution must not be trusted."""
     success = reason == StopReason.running
     for good in _SUCCESSES:
