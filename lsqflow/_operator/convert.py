@@ -12,6 +12,7 @@ from .._tree import Structure, Vector
 from . import algebra
 from .base import AbstractOperator
 from .diagonal import Diagonal, Identity
+from .generic import as_operator as as_operator
 from .matrix import MatrixOperator
 from .sparse.operator import SparseOperator
 from .sparse.triplets import is_sparse
@@ -51,31 +52,23 @@ class LineaxOperator(AbstractOperator):
         return self.operator.as_matrix()
 
 
-def as_operator(operator: OperatorLike) -> AbstractOperator:
-    """An operator from an operator, a lineax operator, or a two-dimensional array.
-
-    Sums, products, multiples, diagonal and identity operators of lineax become ours,
-    part by part. Sparse matrices (SciPy, BCOO, BCSR) become a
-    [`lsqflow.SparseOperator`][].
-
-    **Raises:** `TypeError` for anything else, `ValueError` for an array that is not a
-    matrix.
-    """
-    match operator:
-        case AbstractOperator():
-            return operator
-        case lx.AbstractLinearOperator():
-            return _from_lineax(operator)
-        case jax.Array() | np.ndarray():
-            return _from_array(jnp.asarray(operator))
-        case _ if is_sparse(operator):
-            return SparseOperator(operator)
+@as_operator.register(object)
+def _(operator: Any) -> AbstractOperator:
+    if isinstance(operator, jax.Array | np.ndarray):
+        return _from_array(jnp.asarray(operator))
+    if is_sparse(operator):
+        return SparseOperator(operator)
     msg = (
         "The operator must be a two-dimensional array, a sparse matrix, a lineax "
         f"operator or an `lsqflow.AbstractOperator`; got {type(operator).__name__}. "
         "Wrap a linear function in `lsqflow.FunctionOperator(fn, example)`."
     )
     raise TypeError(msg)
+
+
+@as_operator.register(AbstractOperator)
+def _(operator: AbstractOperator) -> AbstractOperator:
+    return operator
 
 
 def is_operator_like(x: Any) -> bool:
@@ -94,28 +87,51 @@ def _from_array(matrix: jax.Array) -> AbstractOperator:
     return MatrixOperator(matrix)
 
 
-def _from_lineax(  # noqa: PLR0911  one return a class
-    operator: lx.AbstractLinearOperator,
-) -> AbstractOperator:
-    match operator:
-        case lx.MatrixLinearOperator():
-            return MatrixOperator(jnp.asarray(operator.matrix), operator.tags)
-        case lx.IdentityLinearOperator():
-            if operator.in_structure() == operator.out_structure():
-                return Identity(operator.in_structure())
-        case lx.DiagonalLinearOperator():
-            return Diagonal(operator.diagonal)
-        case lx.ComposedLinearOperator():
-            left, right = map(as_operator, (operator.operator1, operator.operator2))
-            return algebra.compose(left, right)
-        case lx.AddLinearOperator():
-            left, right = map(as_operator, (operator.operator1, operator.operator2))
-            return algebra.add(left, right)
-        case lx.MulLinearOperator():
-            return algebra.scale(operator.scalar, as_operator(operator.operator))
-        case lx.DivLinearOperator():
-            inside = as_operator(operator.operator)
-            return algebra.scale(operator.scalar, inside, invert=True)
-        case lx.NegLinearOperator():
-            return -as_operator(operator.operator)
+@as_operator.register(lx.AbstractLinearOperator)
+def _(operator: lx.AbstractLinearOperator) -> AbstractOperator:
     return LineaxOperator(operator)
+
+
+@as_operator.register(lx.MatrixLinearOperator)
+def _(operator: lx.MatrixLinearOperator) -> AbstractOperator:
+    return MatrixOperator(jnp.asarray(operator.matrix), operator.tags)
+
+
+@as_operator.register(lx.IdentityLinearOperator)
+def _(operator: lx.IdentityLinearOperator) -> AbstractOperator:
+    if operator.in_structure() == operator.out_structure():
+        return Identity(operator.in_structure())
+    return LineaxOperator(operator)
+
+
+@as_operator.register(lx.DiagonalLinearOperator)
+def _(operator: lx.DiagonalLinearOperator) -> AbstractOperator:
+    return Diagonal(operator.diagonal)
+
+
+@as_operator.register(lx.ComposedLinearOperator)
+def _(operator: lx.ComposedLinearOperator) -> AbstractOperator:
+    left, right = map(as_operator, (operator.operator1, operator.operator2))
+    return algebra.compose(left, right)
+
+
+@as_operator.register(lx.AddLinearOperator)
+def _(operator: lx.AddLinearOperator) -> AbstractOperator:
+    left, right = map(as_operator, (operator.operator1, operator.operator2))
+    return algebra.add(left, right)
+
+
+@as_operator.register(lx.MulLinearOperator)
+def _(operator: lx.MulLinearOperator) -> AbstractOperator:
+    return algebra.scale(operator.scalar, as_operator(operator.operator))
+
+
+@as_operator.register(lx.DivLinearOperator)
+def _(operator: lx.DivLinearOperator) -> AbstractOperator:
+    inside = as_operator(operator.operator)
+    return algebra.scale(operator.scalar, inside, invert=True)
+
+
+@as_operator.register(lx.NegLinearOperator)
+def _(operator: lx.NegLinearOperator) -> AbstractOperator:
+    return -as_operator(operator.operator)
