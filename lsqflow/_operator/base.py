@@ -156,4 +156,3 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
     def __repr__(self) -> str:
         return tree_of(self, lambda x: isinstance(x, AbstractOperator))
-

@@ -4,6 +4,9 @@
 abstract class serves every operator, a user's own included.
 """
 
+import copyreg
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -58,3 +61,21 @@ for _predicate, _tag in _TAGS.items():
     _predicate.register(AbstractOperator)(
         lambda operator, tag=_tag: tag in operator.tags()
     )
+
+
+# Lineax compares its tags by identity, so that a copy of one would not be the tag.
+_NAMES = {tag: name for name, tag in vars(lx).items() if name.endswith("_tag")}
+
+
+def _tag_named(name: str) -> Any:
+    return getattr(lx, name)
+
+
+def _reduce_tag(tag: Any) -> Any:
+    if tag in _NAMES:
+        return _tag_named, (_NAMES[tag],)
+    return object.__reduce_ex__(tag, 2)
+
+
+for _kind in {type(tag) for tag in _NAMES}:
+    copyreg.pickle(_kind, _reduce_tag)
