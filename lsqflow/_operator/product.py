@@ -30,7 +30,7 @@ def product(method: Method) -> Method:
     name = method.__name__
 
     @ft.wraps(method)
-    def checked(self: Any, vector: Vector) -> Vector:
+    def checked(self: Any, vector: Any) -> Vector:
         if getattr(type(self), name) is not checked:
             return method(self, vector)  # `super().mv(vector)`, a part of a product
         vector = _fitting(self, name, vector)
@@ -38,6 +38,7 @@ def product(method: Method) -> Method:
             return Product(self, name)(vector)[0]
         return method(self, vector)
 
+    checked.__wrapped__ = method  # `plain` reads it, whatever decorators come between
     return checked
 
 
