@@ -18,7 +18,7 @@ from .sparse.operator import SparseOperator
 from .sparse.triplets import is_sparse
 
 # Whatever `as_operator` takes: an operator of ours or of lineax, a matrix (dense, or
-# sparse of SciPy or JAX). SciPy is optional, so there is no narrower type.
+# sparse of SciPy or JAX), and what others register.
 OperatorLike = Any
 
 

@@ -5,23 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.fft
 from jaxtyping import Array, Inexact
 
 from ..._tree import Structure
 from ..base import AbstractOperator
 from .grid import Shape
-
-
-def fast_length(size: int) -> int:
-    """The least length from `size` on without prime factors above 7."""
-    while True:
-        rest = size
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 1
 
 
 def require_fft_dtype(dtype: Any, owner: str) -> None:
@@ -182,7 +171,7 @@ class Toeplitz(AbstractOperator):
         return correlate(self._eigenvalues(), vector, lengths)[: self.row.size]
 
     def _lengths(self) -> Shape:
-        return (fast_length(self.column.size + self.row.size - 1),)
+        return (scipy.fft.next_fast_len(self.column.size + self.row.size - 1),)
 
     def _eigenvalues(self) -> Array:
         lengths = self._lengths()
