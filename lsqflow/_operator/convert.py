@@ -13,7 +13,9 @@ from . import algebra
 from .base import AbstractOperator
 from .diagonal import Diagonal, Identity
 from .generic import as_operator as as_operator
+from .function import FunctionOperator, JacobianOperator
 from .matrix import MatrixOperator
+from .protocol import tags_of
 from .sparse.operator import SparseOperator
 from .sparse.triplets import is_sparse
 
@@ -38,6 +40,9 @@ class LineaxOperator(AbstractOperator):
 
     def out_structure(self) -> Structure:
         return tree.structure(self.operator.out_structure())
+
+    def tags(self) -> frozenset[object]:
+        return tags_of(self.operator)
 
     def linearise(self) -> AbstractOperator:
         return LineaxOperator(lx.linearise(self.operator))
@@ -94,7 +99,31 @@ def _(operator: lx.AbstractLinearOperator) -> AbstractOperator:
 
 @as_operator.register(lx.MatrixLinearOperator)
 def _(operator: lx.MatrixLinearOperator) -> AbstractOperator:
-    return MatrixOperator(jnp.asarray(operator.matrix), operator.tags)
+    return MatrixOperator(jnp.asarray(operator.matrix), tags_of(operator))
+
+
+@as_operator.register(lx.TaggedLinearOperator)
+def _(operator: lx.TaggedLinearOperator) -> AbstractOperator:
+    match as_operator(operator.operator):
+        case MatrixOperator(matrix):
+            return MatrixOperator(matrix, tags_of(operator))
+    return LineaxOperator(operator)
+
+
+@as_operator.register(lx.FunctionLinearOperator)
+def _(operator: lx.FunctionLinearOperator) -> AbstractOperator:
+    tags = tags_of(operator)
+    return FunctionOperator(operator.fn, operator.in_structure(), tags)
+
+
+@as_operator.register(lx.JacobianLinearOperator)
+def _(operator: lx.JacobianLinearOperator) -> AbstractOperator:
+    if operator.jac == "bwd":  # for functions without a derivative forwards
+        return LineaxOperator(operator)
+    fn, tags = operator.fn, tags_of(operator)
+    return JacobianOperator(
+        lambda x, args: fn(x, args), operator.x, operator.args, tags=tags
+    )
 
 
 @as_operator.register(lx.IdentityLinearOperator)
@@ -106,32 +135,40 @@ def _(operator: lx.IdentityLinearOperator) -> AbstractOperator:
 
 @as_operator.register(lx.DiagonalLinearOperator)
 def _(operator: lx.DiagonalLinearOperator) -> AbstractOperator:
-    return Diagonal(operator.diagonal)
+    return _keeping_tags(Diagonal(operator.diagonal), operator)
 
 
 @as_operator.register(lx.ComposedLinearOperator)
 def _(operator: lx.ComposedLinearOperator) -> AbstractOperator:
     left, right = map(as_operator, (operator.operator1, operator.operator2))
-    return algebra.compose(left, right)
+    return _keeping_tags(algebra.compose(left, right), operator)
 
 
 @as_operator.register(lx.AddLinearOperator)
 def _(operator: lx.AddLinearOperator) -> AbstractOperator:
     left, right = map(as_operator, (operator.operator1, operator.operator2))
-    return algebra.add(left, right)
+    return _keeping_tags(algebra.add(left, right), operator)
 
 
 @as_operator.register(lx.MulLinearOperator)
 def _(operator: lx.MulLinearOperator) -> AbstractOperator:
-    return algebra.scale(operator.scalar, as_operator(operator.operator))
+    inside = as_operator(operator.operator)
+    return _keeping_tags(algebra.scale(operator.scalar, inside), operator)
 
 
 @as_operator.register(lx.DivLinearOperator)
 def _(operator: lx.DivLinearOperator) -> AbstractOperator:
     inside = as_operator(operator.operator)
-    return algebra.scale(operator.scalar, inside, invert=True)
+    return _keeping_tags(algebra.scale(operator.scalar, inside, invert=True), operator)
 
 
 @as_operator.register(lx.NegLinearOperator)
 def _(operator: lx.NegLinearOperator) -> AbstractOperator:
-    return -as_operator(operator.operator)
+    return _keeping_tags(-as_operator(operator.operator), operator)
+
+
+def _keeping_tags(
+    ours: AbstractOperator, operator: lx.AbstractLinearOperator
+) -> AbstractOperator:
+    """Ours, unless lineax knows more of its own: an explicit tag is what solvers see."""
+    return ours if tags_of(operator) <= ours.tags() else LineaxOperator(operator)

@@ -46,7 +46,7 @@ def _(operator: AbstractOperator) -> tuple[Array, Array, Array]:
     return tuple(jnp.diagonal(matrix, offset=k) for k in (0, -1, 1))
 
 
-_TAGS = {
+TAGS = {
     lx.is_symmetric: lx.symmetric_tag,
     lx.is_diagonal: lx.diagonal_tag,
     lx.is_tridiagonal: lx.tridiagonal_tag,
@@ -57,7 +57,20 @@ _TAGS = {
     lx.is_negative_semidefinite: lx.negative_semidefinite_tag,
 }
 
-for _predicate, _tag in _TAGS.items():
+
+def tags_of(operator: lx.AbstractLinearOperator) -> frozenset[object]:
+    """What lineax knows of an operator."""
+
+    def says(predicate: Any) -> bool:
+        try:
+            return predicate(operator)
+        except NotImplementedError:  # a class of a user's that has not registered it
+            return False
+
+    return frozenset(tag for predicate, tag in TAGS.items() if says(predicate))
+
+
+for _predicate, _tag in TAGS.items():
     _predicate.register(AbstractOperator)(
         lambda operator, tag=_tag: tag in operator.tags()
     )
