@@ -99,8 +99,10 @@ class Subject:
 
 
 def require_linear(operator: AbstractOperator, rng: np.random.Generator) -> None:
-    """Linearity alone, where another check fails already: what is not linear has no
-    transpose, and JAX says so in terms of a step inside of `mv`."""
+    """Linearity alone, where products fail.
+
+    What is not linear has no transpose. JAX says so of a step inside of `mv`.
+    """
     subject = Subject(operator, rng)
     two = jnp.full((), 2, tree.scalar_dtype(subject.x))
     Ax, Az = operator.mv(subject.x), operator.mv(subject.z)

@@ -9,10 +9,9 @@ import numpy as np
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
-from . import algebra
+from . import algebra, generic
 from .base import AbstractOperator
 from .diagonal import Diagonal, Identity
-from .generic import as_operator as as_operator
 from .function import FunctionOperator, JacobianOperator
 from .matrix import MatrixOperator
 from .protocol import tags_of
@@ -57,7 +56,20 @@ class LineaxOperator(AbstractOperator):
         return self.operator.as_matrix()
 
 
-@as_operator.register(object)
+def as_operator(operator: OperatorLike) -> AbstractOperator:
+    """An operator from an operator, a lineax operator, or a two-dimensional array.
+
+    Sums, products, multiples, functions and Jacobians of lineax become ours, part by
+    part; all keep their tags. Sparse matrices (SciPy, BCOO, BCSR) become a
+    [`lsqflow.SparseOperator`][].
+
+    **Raises:** `TypeError` for anything else, `ValueError` for an array that is not a
+    matrix.
+    """
+    return generic.as_operator(operator)
+
+
+@generic.as_operator.register(object)
 def _(operator: Any) -> AbstractOperator:
     if isinstance(operator, jax.Array | np.ndarray):
         return _from_array(jnp.asarray(operator))
@@ -71,7 +83,7 @@ def _(operator: Any) -> AbstractOperator:
     raise TypeError(msg)
 
 
-@as_operator.register(AbstractOperator)
+@generic.as_operator.register(AbstractOperator)
 def _(operator: AbstractOperator) -> AbstractOperator:
     return operator
 
@@ -92,17 +104,17 @@ def _from_array(matrix: jax.Array) -> AbstractOperator:
     return MatrixOperator(matrix)
 
 
-@as_operator.register(lx.AbstractLinearOperator)
+@generic.as_operator.register(lx.AbstractLinearOperator)
 def _(operator: lx.AbstractLinearOperator) -> AbstractOperator:
     return LineaxOperator(operator)
 
 
-@as_operator.register(lx.MatrixLinearOperator)
+@generic.as_operator.register(lx.MatrixLinearOperator)
 def _(operator: lx.MatrixLinearOperator) -> AbstractOperator:
     return MatrixOperator(jnp.asarray(operator.matrix), tags_of(operator))
 
 
-@as_operator.register(lx.TaggedLinearOperator)
+@generic.as_operator.register(lx.TaggedLinearOperator)
 def _(operator: lx.TaggedLinearOperator) -> AbstractOperator:
     match as_operator(operator.operator):
         case MatrixOperator(matrix):
@@ -110,59 +122,59 @@ def _(operator: lx.TaggedLinearOperator) -> AbstractOperator:
     return LineaxOperator(operator)
 
 
-@as_operator.register(lx.FunctionLinearOperator)
+@generic.as_operator.register(lx.FunctionLinearOperator)
 def _(operator: lx.FunctionLinearOperator) -> AbstractOperator:
     tags = tags_of(operator)
     return FunctionOperator(operator.fn, operator.in_structure(), tags)
 
 
-@as_operator.register(lx.JacobianLinearOperator)
+@generic.as_operator.register(lx.JacobianLinearOperator)
 def _(operator: lx.JacobianLinearOperator) -> AbstractOperator:
     if operator.jac == "bwd":  # for functions without a derivative forwards
         return LineaxOperator(operator)
-    fn, tags = operator.fn, tags_of(operator)
-    return JacobianOperator(
-        lambda x, args: fn(x, args), operator.x, operator.args, tags=tags
-    )
+    tags = tags_of(operator)
+    at, args = operator.x, operator.args
+    return JacobianOperator(operator.fn, at, args, tags=tags)
 
 
-@as_operator.register(lx.IdentityLinearOperator)
+@generic.as_operator.register(lx.IdentityLinearOperator)
 def _(operator: lx.IdentityLinearOperator) -> AbstractOperator:
     if operator.in_structure() == operator.out_structure():
         return Identity(operator.in_structure())
     return LineaxOperator(operator)
 
 
-@as_operator.register(lx.DiagonalLinearOperator)
+@generic.as_operator.register(lx.DiagonalLinearOperator)
 def _(operator: lx.DiagonalLinearOperator) -> AbstractOperator:
     return _keeping_tags(Diagonal(operator.diagonal), operator)
 
 
-@as_operator.register(lx.ComposedLinearOperator)
+@generic.as_operator.register(lx.ComposedLinearOperator)
 def _(operator: lx.ComposedLinearOperator) -> AbstractOperator:
     left, right = map(as_operator, (operator.operator1, operator.operator2))
     return _keeping_tags(algebra.compose(left, right), operator)
 
 
-@as_operator.register(lx.AddLinearOperator)
+@generic.as_operator.register(lx.AddLinearOperator)
 def _(operator: lx.AddLinearOperator) -> AbstractOperator:
     left, right = map(as_operator, (operator.operator1, operator.operator2))
     return _keeping_tags(algebra.add(left, right), operator)
 
 
-@as_operator.register(lx.MulLinearOperator)
+@generic.as_operator.register(lx.MulLinearOperator)
 def _(operator: lx.MulLinearOperator) -> AbstractOperator:
     inside = as_operator(operator.operator)
     return _keeping_tags(algebra.scale(operator.scalar, inside), operator)
 
 
-@as_operator.register(lx.DivLinearOperator)
+@generic.as_operator.register(lx.DivLinearOperator)
 def _(operator: lx.DivLinearOperator) -> AbstractOperator:
     inside = as_operator(operator.operator)
-    return _keeping_tags(algebra.scale(operator.scalar, inside, invert=True), operator)
+    ours = algebra.scale(operator.scalar, inside, invert=True)
+    return _keeping_tags(ours, operator)
 
 
-@as_operator.register(lx.NegLinearOperator)
+@generic.as_operator.register(lx.NegLinearOperator)
 def _(operator: lx.NegLinearOperator) -> AbstractOperator:
     return _keeping_tags(-as_operator(operator.operator), operator)
 
@@ -170,5 +182,5 @@ def _(operator: lx.NegLinearOperator) -> AbstractOperator:
 def _keeping_tags(
     ours: AbstractOperator, operator: lx.AbstractLinearOperator
 ) -> AbstractOperator:
-    """Ours, unless lineax knows more of its own: an explicit tag is what solvers see."""
+    """Ours, unless lineax knows more of its own: tags are what solvers choose by."""
     return ours if tags_of(operator) <= ours.tags() else LineaxOperator(operator)

@@ -111,14 +111,16 @@ class JacobianOperator(AbstractOperator):
         self.known_tags = tags
         tree.require_inexact(self.structures.tree, "`JacobianOperator`")
 
-    def _function(self, x: Vector) -> Vector:
-        return self.program(x, eqx.filter(self.args, eqx.is_array))
+    def _function(self) -> Callable[[Vector], Vector]:
+        # Not a bound method: JAX compares those by the leaves of the operator.
+        args = eqx.filter(self.args, eqx.is_array)
+        return lambda x: self.program(x, args)
 
     def mv(self, vector: Vector) -> Vector:
-        return jax.jvp(lambda x: self._function(x), (self.at,), (vector,))[1]
+        return jax.jvp(self._function(), (self.at,), (vector,))[1]
 
     def rmv(self, vector: Vector) -> Vector:
-        return jax.vjp(lambda x: self._function(x), self.at)[1](vector)[0]
+        return jax.vjp(self._function(), self.at)[1](vector)[0]
 
     def in_structure(self) -> Structure:
         return self.structures.tree[0]
@@ -127,7 +129,7 @@ class JacobianOperator(AbstractOperator):
         return self.structures.tree[1]
 
     def linearise(self) -> AbstractOperator:
-        _, forward = jax.linearize(lambda x: self._function(x), self.at)
+        _, forward = jax.linearize(self._function(), self.at)
         return Linearised(forward, None, self.structures, self.known_tags)
 
     def tags(self) -> frozenset[object]:

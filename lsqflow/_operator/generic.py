@@ -41,21 +41,13 @@ def add(left: Any, right: Any) -> Any:
 @ft.singledispatch
 def scale(operator: Any, scalar: Any, *, invert: bool = False) -> Any:
     """`scalar * operator`, or `operator / scalar`."""
+    del invert
     raise _undefined(operator, scalar)
 
 
 @ft.singledispatch
 def as_operator(operator: Any) -> Any:
-    """An operator from an operator, a lineax operator, or a two-dimensional array.
-
-    Sums, products, multiples, diagonal and identity operators of lineax become ours,
-    part by part. Sparse matrices (SciPy, BCOO, BCSR) become a
-    [`lsqflow.SparseOperator`][]. Another type joins by a registration,
-    `lsqflow.as_operator.register(Type)(function)`.
-
-    **Raises:** `TypeError` for anything else, `ValueError` for an array that is not a
-    matrix.
-    """
+    """An operator from whatever users pass in the place of one."""
     raise _undefined(operator)
 
 

@@ -112,8 +112,8 @@ def value_of(x: Any, inside: Callable[[Any], Any] | None = None) -> Any:
 def restored(x: Any, inside: Callable[[Any], Any] | None = None) -> Any:
     """The value again."""
     match x:
-        case Plain():
-            return x.value
+        case Plain(value=value) | Unknown(value=value):
+            return value
         case Numbers():
             array = np.frombuffer(x.data, x.dtype).reshape(x.shape)
             if x.form == "array":
@@ -124,6 +124,4 @@ def restored(x: Any, inside: Callable[[Any], Any] | None = None) -> Any:
             return x.type(*values) if hasattr(x.type, "_fields") else x.type(values)
         case Constant():
             return np.asarray(restored(x.value)).astype(x.dtype)
-        case Unknown():
-            return x.value
     return x

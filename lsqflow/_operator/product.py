@@ -55,7 +55,7 @@ def plain(operator: Any, name: str) -> Callable[[Vector], Vector]:
 
 
 class Product(AbstractLinearMap):
-    """The map `vector ↦ operator.mv(vector)`, or `rmv`, whose transpose is the other."""
+    """`operator.mv` or `rmv` as a linear map, whose transpose is the other one."""
 
     operator: Any
     name: str = eqx.field(static=True)
@@ -94,7 +94,7 @@ def _filled(partial: Any, like: Any) -> Vector:
     axes = manual_axes(partial)
 
     def leaf(part: Any, like: Any) -> Any:
-        return vary(tree.zeros(like), axes) if part is None else part
+        return vary(tree.zeros(like), axes) if part is None else jnp.asarray(part)
 
     return jax.tree.map(leaf, partial, like, is_leaf=lambda x: x is None)
 
@@ -118,7 +118,7 @@ def _fitting(operator: Any, name: str, vector: Any) -> Vector:
         )
         raise TypeError(msg)
     return treedef.unflatten(
-        x if x.dtype == s.dtype else jnp.asarray(x).astype(s.dtype)
+        jnp.asarray(x) if x.dtype == s.dtype else jnp.asarray(x).astype(s.dtype)
         for x, s in zip(given, wanted, strict=True)
     )
 

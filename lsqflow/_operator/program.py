@@ -70,9 +70,9 @@ class Program(eqx.Module):
     @classmethod
     def trace(cls, fn: Callable[..., Any], *structures: Structure) -> "Program":
         """Trace `fn` at arguments of the given structures."""
-        closed, out = jax.make_jaxpr(lambda *args: fn(*args), return_shape=True)(
-            *structures
-        )
+        # Behind a lambda: JAX compares bound methods of modules by their leaves.
+        plain = lambda *args: fn(*args)  # noqa: PLW0108
+        closed, out = jax.make_jaxpr(plain, return_shape=True)(*structures)
         return cls(
             consts=[jnp.asarray(c) for c in closed.consts],
             code=_Code(closed.jaxpr, script_of(closed.jaxpr, is_open=True)),

@@ -39,7 +39,7 @@ def _moving(function: Function, primals: Any) -> tuple[Callable[..., Any], list[
 
 def with_rule(function: Function, rule: Callable[..., Any], *, forward: bool) -> Any:
     """The function with `rule(itself, *primals, *moving)` for its derivative."""
-    itself = (jax.custom_jvp if forward else jax.custom_vjp)(function)
+    itself: Any = (jax.custom_jvp if forward else jax.custom_vjp)(function)
 
     def apply(primals: Any, moving: Any, results: Any) -> list[Any]:
         out = iter(rule(itself, *primals, *moving))

@@ -14,8 +14,8 @@ import jax
 
 from .._jax import bind, is_plain_jit, primitive_named
 from .._linear_map import linear_map_p
-from .rule import cotangents, is_inexact, tangents, with_rule
 from .literal import Constant, Slot, Tree, Unknown, restored, value_of
+from .rule import cotangents, is_inexact, tangents, with_rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +182,7 @@ def _run_step(step: Step, inputs: list[Any], callers: tuple[Any, ...]) -> Any:
         if isinstance(step.derivative, int):
             return callers[step.derivative](*inputs)
         call, rule = params["call"], step.derivative
+        assert rule is not None  # noqa: S101
         function = with_rule(
             lambda *args: call.run(args, ()),
             lambda itself, *args: rule.run(args, (*callers, itself)),

@@ -13,6 +13,12 @@ from ..base import AbstractOperator
 from .grid import Shape
 
 
+def fast_lengths(sizes: Shape) -> Shape:
+    """The least lengths from these sizes on for which an FFT is fast."""
+    next_fast_length: Any = scipy.fft.next_fast_len  # its stub says it returns nothing
+    return tuple(map(next_fast_length, sizes))
+
+
 def require_fft_dtype(dtype: Any, owner: str) -> None:
     """Raise a `TypeError` for dtypes that have no FFT."""
     if jnp.dtype(dtype).name not in ("float32", "float64", "complex64", "complex128"):
@@ -171,7 +177,7 @@ class Toeplitz(AbstractOperator):
         return correlate(self._eigenvalues(), vector, lengths)[: self.row.size]
 
     def _lengths(self) -> Shape:
-        return (scipy.fft.next_fast_len(self.column.size + self.row.size - 1),)
+        return fast_lengths((self.column.size + self.row.size - 1,))
 
     def _eigenvalues(self) -> Array:
         lengths = self._lengths()

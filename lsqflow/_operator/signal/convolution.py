@@ -7,12 +7,11 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import scipy.fft
 from jaxtyping import Array, Inexact
 
 from ..._tree import Structure
 from ..base import AbstractOperator
-from .circulant import convolve, correlate, require_fft_dtype, spectrum
+from .circulant import convolve, correlate, fast_lengths, require_fft_dtype, spectrum
 from .grid import (
     Shape,
     Widths,
@@ -208,7 +207,7 @@ class Convolution(AbstractOperator):
         d = self.kernel.ndim
         if self._periodic:
             return self.shape[-d:]
-        return tuple(map(scipy.fft.next_fast_len, self._padded_shape()[-d:]))
+        return fast_lengths(self._padded_shape()[-d:])
 
     def _eigenvalues(self) -> Array:
         lengths, kernel = self._lengths(), self.kernel.astype(self._dtype)
