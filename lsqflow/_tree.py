@@ -48,6 +48,10 @@ class StaticStructure:
     def __repr__(self) -> str:
         return repr(self.tree)
 
+    def __reduce__(self) -> Any:
+        # JAX pickles tree definitions of built-in containers only.
+        return StaticStructure, (self.tree,)
+
 
 def zeros(structure: Structure) -> Vector:
     """A zero vector of the given structure."""

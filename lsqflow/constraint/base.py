@@ -76,12 +76,12 @@ class AbstractConstraint(eqx.Module):
         - `where`: picks the part, such as `lambda params: params["dense"]["kernel"]`;
             any linear function of the parameters will do.
         """
-        return compose.Restricted(self, where)
+        return restricted(self, where)
 
     def __and__(self, other: "AbstractConstraint") -> "AbstractConstraint":
         if not isinstance(other, AbstractConstraint):
             return NotImplemented
-        return compose.All((*self.parts(), *other.parts()))
+        return conjunction(self, other)
 
 
 def rows_of(inequality: PyTree[bool], residual: PyTree[Array]) -> PyTree[bool]:
@@ -111,5 +111,16 @@ def largest_violation(
     return ft.reduce(jnp.maximum, largest, jnp.zeros((), dtype))
 
 
-# What `&` and `on` return are subclasses of the class above.
-from . import compose  # noqa: E402
+# What `&` and `on` return are subclasses of the class above; compose.py defines them.
+
+
+@ft.singledispatch
+def restricted(constraint: Any, where: Callable[[Any], Any]) -> Any:
+    """A constraint on part of the parameters."""
+    raise TypeError(f"`on` is not defined for {type(constraint).__name__}, {where}.")
+
+
+@ft.singledispatch
+def conjunction(first: Any, second: Any) -> Any:
+    """Two constraints at once."""
+    raise TypeError(f"`&` is not defined for {type(first).__name__} and {second}.")

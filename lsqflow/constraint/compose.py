@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 from .. import _tree as tree
 from .._operator.base import AbstractOperator
 from .._operator.structure.stack import VStack
-from .base import AbstractConstraint
+from .base import AbstractConstraint, conjunction, restricted
 from .part import Part
 
 
@@ -74,6 +74,16 @@ class Restricted(AbstractConstraint):
 
     def at(self, step: ArrayLike) -> AbstractConstraint:
         return Restricted(self.constraint.at(step), self.where)
+
+
+@restricted.register(AbstractConstraint)
+def _(constraint: AbstractConstraint, where: Callable[[Any], Any]) -> Restricted:
+    return Restricted(constraint, where)
+
+
+@conjunction.register(AbstractConstraint)
+def _(first: AbstractConstraint, second: AbstractConstraint) -> All:
+    return All((*first.parts(), *second.parts()))
 
 
 class Sampled(AbstractConstraint):
