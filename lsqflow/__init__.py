@@ -4,7 +4,7 @@ import importlib.metadata
 
 from lineax import QR as QR, SVD as SVD, Cholesky as Cholesky
 
-from . import testing as testing
+from . import constraint as constraint, testing as testing, train as train
 from ._derivative.adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,

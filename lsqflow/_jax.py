@@ -33,6 +33,7 @@ __all__ = [
     "reshard_like",
     "row_major",
     "vary",
+    "zeros_of",
 ]
 
 
@@ -73,6 +74,15 @@ def reshard_like(x: Vector, example: Callable[[], Vector]) -> Vector:
         return v if sharding is None else jax.sharding.reshard(v, sharding)
 
     return jax.tree.map(leaf, x, jax.eval_shape(example))
+
+
+def zeros_of(structure: jax.ShapeDtypeStruct) -> Array:
+    """Zeros of a structure, on an explicit mesh with the sharding in its type."""
+    zeros = jnp.zeros(structure.shape, structure.dtype)
+    mesh = getattr(structure.sharding, "mesh", None)
+    if mesh is None or jax.sharding.AxisType.Explicit not in mesh.axis_types:
+        return zeros
+    return jax.sharding.reshard(zeros, structure.sharding)
 
 
 def _varying(x: Any) -> frozenset[Any]:

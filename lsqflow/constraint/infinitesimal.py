@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from .. import _tree as tree
-from .arguments import take
+from .inputs import take
 from .base import AbstractConstraint
 from .symmetry import relative, require_equal, scaled, unmoved
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from .. import _tree as tree
-from .arguments import take
+from .inputs import take
 from .base import AbstractConstraint
 from .norms import as_bound, quadratic_excess
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
 from .._jax import known
-from .arguments import take
+from .inputs import take
 from .base import AbstractConstraint, largest_violation
 from .symmetry import scaled
 

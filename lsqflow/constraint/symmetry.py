@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from .. import _tree as tree
 from .._operator.composite import same_structure
 from .._operator.display import brief
-from .arguments import take
+from .inputs import take
 from .base import AbstractConstraint
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from .. import _tree as tree
 from .._operator.display import brief
-from .arguments import take
+from .inputs import take
 from .base import AbstractConstraint
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
@@ -11,11 +12,26 @@ from .. import _tree as tree
 from .._solution import StopReason, is_failure
 from .._solver.lsmr import LSMR
 from ..constraint.base import AbstractConstraint
-from .inputs import ScalarOrSchedule, as_rates, require_types
+from ..constraint.inputs import require_parameters
+from .compiled import Compiled, numbers_as_arrays
+from .inputs import (
+    ScalarOrSchedule,
+    as_rates,
+    explained,
+    require_tuple,
+    require_types,
+)
 from .linearisation import Linearisation, like, widen
-from .metric import Choice, Metric
+from .metric import Choice, MetricForm
+from .probe import Chosen
 from .projection import Projection, between_projections, in_metric
-from .state import NullSpaceState, first_state, require_same
+from .state import (
+    NullSpaceState,
+    distinct,
+    first_state,
+    like_residual,
+    require_update,
+)
 
 
 def null_space(
@@ -25,7 +41,7 @@ def null_space(
     solver: lx.AbstractLinearSolver | None = None,
     rate: ScalarOrSchedule = 1.0,
     warmup: int | Callable[[Any], Any] | None = None,
-    metric: Choice = "optimizer",
+    metric: Choice = "auto",
     constraint_args: tuple[Any, ...] = (),
 ) -> optax.GradientTransformationExtraArgs:
     r"""An optimiser under a constraint $c(\theta) = 0$, or $c(\theta) \le 0$.
@@ -96,41 +112,44 @@ def null_space(
         ```
     """
     require_types(optimizer, constraint, solver, metric)
+    require_tuple(constraint_args)
+    example = numbers_as_arrays(constraint_args)
     inner = optax.with_extra_args_support(optimizer)
-    chosen = Metric(metric, inner)
+    chosen = Chosen(metric, inner)
     method = LSMR(rtol=1e-4) if solver is None else solver
     rates = as_rates(rate, warmup)
 
     def init(params: Any) -> NullSpaceState:
+        require_parameters(params, "`lsqflow.null_space`")
+        params = jax.tree.map(jnp.asarray, params)
         state = inner.init(params)
-        return first_state(constraint, constraint_args, params, state)
+        found = chosen.metric(state, params)
+        form = MetricForm.none if found is None else found.form()
+        return first_state(constraint, example, params, state, form)
 
-    def update(
+    def step(
+        constraint: AbstractConstraint,
         updates: Any,
         state: NullSpaceState,
-        params: Any = None,
-        *,
-        constraint_args: tuple[Any, ...] = constraint_args,
-        **extra: Any,
+        params: Any,
+        args: tuple[Any, ...],
+        extra: dict[str, Any],
     ) -> tuple[Any, NullSpaceState]:
-        if params is None:
-            raise ValueError(
-                "`lsqflow.null_space` needs the parameters to evaluate its constraint: "
-                "call `update(gradients, state, params)`."
-            )
         wide = widen(params)
         now = constraint.at(state.count)
-        violation = now.violation(wide, *constraint_args)
-        problem = Linearisation.of(now, wide, constraint_args)
-        require_same(problem.residual, state.multipliers)
+        with explained(params, args):
+            violation = now.violation(wide, *args)
+            problem = Linearisation.of(now, wide, args)
+        state = like_residual(state, problem.residual)
         now_rates = rates(state.count, violation.dtype)
         project = Projection(problem, wide, now_rates, method, now.redrawn())
         run = lambda gradient, before: inner.update(gradient, before, params, **extra)
 
-        if chosen.is_diagonal(state.inner_state, params):
-            out = in_metric(project, chosen, run, updates, state)
-        else:
+        found = chosen.metric(state.inner_state, params)
+        if found is None:
             out = between_projections(project, run, updates, state)
+        else:
+            out = in_metric(project, found, run, updates, state)
 
         finite = jnp.isfinite(tree.norm(out.update))
         keep = lambda new, old: None if old is None else tree.where(finite, new, old)
@@ -147,9 +166,26 @@ def null_space(
                 out.stop_reason,
                 StopReason.nonfinite,
             ),
+            form=state.form,
         )
         proposal = widen(out.proposal)
         return like(out.proposal, tree.where(finite, out.update, proposal)), new_state
+
+    # Users who do not compile their loop get each step compiled.
+    compiled = Compiled(step)
+
+    def update(
+        updates: Any,
+        state: NullSpaceState,
+        params: Any = None,
+        *,
+        constraint_args: tuple[Any, ...] = constraint_args,
+        **extra: Any,
+    ) -> tuple[Any, NullSpaceState]:
+        require_update(updates, state, params, constraint_args)
+        given = (updates, state, params, constraint_args, extra)
+        updates, state = compiled(constraint, *numbers_as_arrays(given))
+        return updates, distinct(state)
 
     # Optax types states as pytrees of arrays.
     return optax.GradientTransformationExtraArgs(cast(Any, init), cast(Any, update))
