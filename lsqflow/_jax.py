@@ -30,10 +30,11 @@ __all__ = [
     "known",
     "manual_axes",
     "mlir",
+    "reshard_as",
     "reshard_like",
     "row_major",
+    "sharded_structure",
     "vary",
-    "zeros_of",
 ]
 
 
@@ -76,13 +77,18 @@ def reshard_like(x: Vector, example: Callable[[], Vector]) -> Vector:
     return jax.tree.map(leaf, x, jax.eval_shape(example))
 
 
-def zeros_of(structure: jax.ShapeDtypeStruct) -> Array:
-    """Zeros of a structure, on an explicit mesh with the sharding in its type."""
-    zeros = jnp.zeros(structure.shape, structure.dtype)
+def sharded_structure(x: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array and, on an explicit mesh, its sharding."""
+    sharding = explicit_sharding(x)
+    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=sharding)
+
+
+def reshard_as(x: Array, structure: jax.ShapeDtypeStruct) -> Array:
+    """`x`, on an explicit mesh with the sharding of a structure."""
     mesh = getattr(structure.sharding, "mesh", None)
     if mesh is None or jax.sharding.AxisType.Explicit not in mesh.axis_types:
-        return zeros
-    return jax.sharding.reshard(zeros, structure.sharding)
+        return x
+    return jax.sharding.reshard(x, structure.sharding)
 
 
 def _varying(x: Any) -> frozenset[Any]:

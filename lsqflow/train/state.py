@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, Float, Int
 
 from .. import _tree as tree
-from .._jax import explicit_sharding, is_traced, reshard_like, zeros_of
+from .._jax import explicit_sharding, is_traced, reshard_as, reshard_like
 from .._solution import StopReason, result_of
 from .._tree import Vector
 from ..constraint.base import AbstractConstraint
@@ -111,7 +111,9 @@ def _zeros(
                 "does not depend on the parameters. Compute it from them with "
                 "`jax.numpy`, without `float(...)` or `.item()`."
             )
-    zeros = lambda: jax.tree.map(zeros_of, structure)
+    zeros = lambda: jax.tree.map(
+        lambda s: reshard_as(jnp.zeros(s.shape, s.dtype), s), structure
+    )
     return zeros(), zeros(), equations(rest, zeros())
 
 
