@@ -109,7 +109,8 @@ from .constraint.lipschitz import Lipschitz as Lipschitz
 from .constraint.norms import NormBound as NormBound, Orthogonal as Orthogonal
 from .constraint.periodic import Periodic as Periodic
 from .constraint.pin import AbstractPin as AbstractPin, Fixed as Fixed
-from .constraint.sparsity import Sparsity as Sparsity, cubic_sparsity as cubic_sparsity
+from .constraint.pruning import cubic_sparsity as cubic_sparsity
+from .constraint.sparsity import Sparsity as Sparsity
 from .constraint.surgeon import compensate as compensate
 from .constraint.symmetry import Equivariance as Equivariance
 from .train.null_space import null_space as null_space

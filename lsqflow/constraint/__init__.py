@@ -10,7 +10,8 @@ from .lipschitz import Lipschitz as Lipschitz
 from .norms import NormBound as NormBound, Orthogonal as Orthogonal
 from .periodic import Periodic as Periodic
 from .pin import AbstractPin as AbstractPin, Fixed as Fixed
-from .sparsity import Sparsity as Sparsity, cubic_sparsity as cubic_sparsity
+from .pruning import cubic_sparsity as cubic_sparsity
+from .sparsity import Sparsity as Sparsity
 from .surgeon import compensate as compensate
 from .symmetry import Equivariance as Equivariance
 

@@ -12,7 +12,7 @@ from .. import _tree as tree
 from .._operator.base import AbstractOperator
 from .._operator.structure.stack import VStack
 from .base import AbstractConstraint
-from .inputs import described, require_function
+from .inputs import described, picked, require_function
 from .part import Part
 
 
@@ -60,7 +60,8 @@ class Restricted(AbstractConstraint):
     where: Callable[[Any], Any]
 
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
-        return self.constraint.residual(self.where(params), *args)
+        part = picked(self.where, params, f"{type(self.constraint).__name__}.on")
+        return self.constraint.residual(part, *args)
 
     def jacobian(self, params: PyTree[Array], *args: Any) -> AbstractOperator:
         inner = self.constraint.jacobian(self.where(params), *args)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
+from .inputs import require_count, require_function
 from .vector_field import AbstractFieldConstraint, VectorField
 
 
@@ -72,8 +73,10 @@ class Conservative(AbstractFieldConstraint):
         and for points, fields and probes that do not fit; `TypeError` for points that
         are not floating-point, and where points or probes are missing.
         """
+        require_function(field, "field", "Conservative", "lambda params, x: ...")
+        require_count(probes, "probes", "Conservative")
         self.field = field
-        self.probes = _count(probes, "Conservative")
+        self.probes = probes
         self.pairs = pairs
         if pairs and probes is None:
             raise ValueError(
@@ -175,8 +178,10 @@ class DivergenceFree(AbstractFieldConstraint):
 
         **Raises:** as [`lsqflow.Conservative`][].
         """
+        require_function(field, "field", "DivergenceFree", "lambda params, x: ...")
+        require_count(probes, "probes", "DivergenceFree")
         self.field = field
-        self.probes = _count(probes, "DivergenceFree")
+        self.probes = probes
 
     def _prefix(self) -> tuple[int, ...] | None:
         return None if self.probes is None else (self.probes,)
@@ -202,12 +207,3 @@ class DivergenceFree(AbstractFieldConstraint):
             J = f.products(f.probes)
             traces = jnp.mean(f.dot(f.probes, J), axis=0)
         return traces / math.sqrt(f.batch), J
-
-
-def _count(probes: int | None, name: str) -> int | None:
-    if probes is not None and (isinstance(probes, bool) or probes < 1):
-        raise ValueError(
-            f"`{name}`: `probes` is the number of probes a point, 1 or more, or `None` "
-            f"for exact residuals; got {probes!r}."
-        )
-    return probes

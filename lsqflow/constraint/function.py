@@ -8,6 +8,8 @@ from jaxtyping import Array, PyTree
 from .base import AbstractConstraint
 from .inputs import require_function
 
+_EXAMPLE = "lambda params: jnp.sum(params) - 1"
+
 
 class Equality(AbstractConstraint):
     """`fn(params, *args) = 0`, for any differentiable function.
@@ -23,7 +25,7 @@ class Equality(AbstractConstraint):
     fn: Callable[..., PyTree[Array]]
 
     def __check_init__(self) -> None:
-        require_function(self.fn, "fn", "Equality", "lambda params: jnp.sum(params) - 1")
+        require_function(self.fn, "fn", "Equality", _EXAMPLE)
 
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         return self.fn(params, *args)
@@ -51,7 +53,7 @@ class Inequality(AbstractConstraint):
     fn: Callable[..., PyTree[Array]]
 
     def __check_init__(self) -> None:
-        require_function(self.fn, "fn", "Inequality", "lambda params: jnp.sum(params) - 1")
+        require_function(self.fn, "fn", "Inequality", _EXAMPLE)
 
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         return self.fn(params, *args)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from .. import _tree as tree
-from .inputs import take
 from .base import AbstractConstraint
-from .symmetry import relative, require_equal, scaled, unmoved
+from .inputs import as_numbers, require_function, take
+from .symmetry import relative, require_action, require_equal, scaled, unmoved
 
 
 class InfinitesimalEquivariance(AbstractConstraint):
@@ -78,8 +78,11 @@ class InfinitesimalEquivariance(AbstractConstraint):
 
         **Raises:** `ValueError` if the shapes do not fit.
         """
+        owner = "InfinitesimalEquivariance"
+        require_function(apply, "apply", owner, "lambda params, x: ...")
+        require_action(action, out_action, owner)
         self.apply = apply
-        generators = jnp.asarray(generators)
+        generators = as_numbers(generators, "generators", owner)
         if not jnp.issubdtype(generators.dtype, jnp.inexact):
             generators = generators.astype(jnp.result_type(float))
         self.generators = generators

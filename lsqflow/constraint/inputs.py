@@ -49,6 +49,38 @@ def require_selection(where: Any, owner: str) -> None:
     require_function(where, "where", owner, f'lambda params: params["{name}"]')
 
 
+def require_count(x: Any, name: str, owner: str) -> None:
+    """Raise a `ValueError` unless `x` is None or a positive integer."""
+    if x is None or (isinstance(x, int) and not isinstance(x, bool) and x > 0):
+        return
+    raise ValueError(
+        f"`{owner}`: `{name}` must be a positive integer, or `None` for exact values; "
+        f"got {described(x)}."
+    )
+
+
+def as_numbers(x: Any, name: str, owner: str) -> jax.Array:
+    """An array; or a `TypeError` that says what else there is."""
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` of `{owner}` must be a number or an array of numbers; got "
+            f"{described(x)}."
+        ) from error
+
+
+def picked(where: Any, params: PyTree[Any], owner: str) -> PyTree[Any]:
+    """The part of the parameters that `where` picks; a `ValueError` if it is none."""
+    part = where(params)
+    if not jax.tree.leaves(part):
+        raise ValueError(
+            f"`where` of `{owner}` picks nothing: it returned {part!r}. Return an "
+            "array of the parameters, or a pytree of them."
+        )
+    return part
+
+
 def require_parameters(params: PyTree[Any], owner: str) -> None:
     """Raise a `TypeError` unless all leaves are floating-point arrays or numbers."""
     for path, leaf in jax.tree.leaves_with_path(params):
@@ -78,17 +110,16 @@ def require_residual(residual: PyTree[Any], owner: Any) -> None:
     otherwise be a constraint that does nothing, or fail much later.
     """
     name = f"The residual of `{type(owner).__name__}`"
-    nothing = lambda x: x is None
-    leaves = jax.tree.leaves_with_path(residual, is_leaf=nothing)
-    if not leaves:
-        raise TypeError(f"{name} is {residual!r}, without a single array: {_RETURN}")
+    holes = jax.tree.leaves(residual, is_leaf=lambda x: x is None)
+    leaves = jax.tree.leaves_with_path(residual)
+    # A part of a model has None beside its arrays.
+    if holes and not leaves:
+        raise TypeError(
+            f"{name} is {residual!r}. Does the function end without `return`? {_RETURN}"
+        )
     for path, leaf in leaves:
         where = jax.tree_util.keystr(path)
         at = f" at {where}" if where else ""
-        if leaf is None:
-            raise TypeError(
-                f"{name} is None{at}. Does the function end without `return`? {_RETURN}"
-            )
         dtype = getattr(leaf, "dtype", None)
         if dtype is None:
             dtype = np.asarray(leaf).dtype if isinstance(leaf, _NUMBERS) else None
@@ -128,7 +159,8 @@ def described(x: Any) -> str:
     if x is None or isinstance(x, str | bool | int | float | complex):
         return repr(x)
     if isinstance(x, Sequence | dict):
-        return f"a {type(x).__name__}, {brief(x)}"
+        text = brief(x)
+        return f"a {type(x).__name__}, {text if len(text) <= 80 else text[:77] + '...'}"
     if callable(x):
         return f"the function `{getattr(x, '__name__', type(x).__name__)}`"
-    return f"a {type(x).__name__}"
+    return f"an object of the class `{type(x).__name__}`"

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from .. import _tree as tree
-from .inputs import take
 from .base import AbstractConstraint
-from .norms import as_bound, quadratic_excess
+from .bound import as_bound, quadratic_excess
+from .inputs import require_count, require_function, take
 
 
 class Lipschitz(AbstractConstraint):
@@ -70,12 +70,10 @@ class Lipschitz(AbstractConstraint):
         **Raises:** `ValueError` for a bound or a number of probes that is not positive;
         the methods raise `TypeError` if there are no points, or no key for probes.
         """
+        require_function(apply, "apply", "Lipschitz", "lambda params, x: ...")
         self.apply = apply
         self.bound = as_bound(bound, "`lsqflow.Lipschitz`")
-        if probes is not None and probes < 1:
-            raise ValueError(
-                f"`probes` must be positive, or `None` for exact norms; got {probes}."
-            )
+        require_count(probes, "probes", "Lipschitz")
         self.probes = probes
 
     def residual(self, params: PyTree[Array], *args: Any) -> Float[Array, " batch"]:

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
-from .._jax import explicit_sharding, known
+from .._jax import explicit_sharding
 from .._operator.base import AbstractOperator
 from .._tree import Structure, Vector
 from .base import AbstractConstraint, largest_violation
-from .inputs import described, require_parameters, require_selection
+from .bound import as_bound, quadratic_excess
+from .inputs import require_parameters, require_selection
 from .part import Part
 
 Where = Callable[[Any], Any]
@@ -184,27 +185,6 @@ class NormBound(AbstractConstraint):
         if self.per_leaf:
             return jax.tree.map(lambda w: tree.inner(w, w), part)
         return tree.inner(part, part)
-
-
-def quadratic_excess(square: Array, bound: Float[Array, ""]) -> Array:
-    """`(s − b²) / 2b`: near the bound the excess √s − b, and smooth at zero."""
-    bound = bound.astype(square.dtype)
-    return (square - bound**2) / (2 * bound)
-
-
-def as_bound(bound: Any, owner: str) -> Float[Array, ""]:
-    """A bound as an array, or an error that says why it cannot be one."""
-    number = isinstance(bound, int | float | np.ndarray | np.generic | jax.Array)
-    array = jnp.asarray(bound if number and not isinstance(bound, bool) else jnp.nan)
-    values = known(array)
-    if array.shape != () or (values is not None and not 0 < values < math.inf):
-        raise ValueError(
-            f"The bound of {owner} must be a positive number; got {described(bound)}. "
-            "For a bound of zero, state an equation: `lsqflow.Fixed` or "
-            "`lsqflow.Equality`."
-        )
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    return array if floating else array.astype(jnp.result_type(float))
 
 
 def _tall(W: Array) -> Array:

@@ -37,15 +37,15 @@ class Part(AbstractOperator):
     def rmv(self, vector: PyTree[Array]) -> Vector:
         # As the base class does, with the shardings of an explicit mesh.
         whole = self.sharded.tree
+        part = jax.eval_shape(self.where, whole)
+        vector = jax.tree.map(reshard_as, vector, part)
         try:
-            transpose = jax.linear_transpose(self.where, whole)
+            (out,) = jax.linear_transpose(self.where, whole)(vector)
         except NotImplementedError as error:
             raise ValueError(
                 "`where` must pick a part of the parameters, or be another linear "
                 f"function of them. This one is not linear: {error}"
             ) from error
-        part = jax.eval_shape(self.where, whole)
-        (out,) = transpose(jax.tree.map(reshard_as, vector, part))
         return out
 
     def in_structure(self) -> Structure:

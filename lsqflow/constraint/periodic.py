@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
 from .._jax import known
-from .inputs import take
 from .base import AbstractConstraint, largest_violation
+from .inputs import as_numbers, require_function, take
 from .symmetry import scaled
 
 
@@ -49,9 +49,12 @@ class Periodic(AbstractConstraint):
         **Raises:** `ValueError` if the shapes do not fit, or all periods are zero;
         `TypeError` if there are no points, or they are not floating-point.
         """
+        require_function(fn, "fn", "Periodic", "lambda params, x: ...")
         self.fn = fn
-        self.period = jnp.asarray(period)
-        self.points = None if points is None else jnp.asarray(points)
+        self.period = as_numbers(period, "period", "Periodic")
+        self.points = (
+            None if points is None else as_numbers(points, "points", "Periodic")
+        )
         values = known(self.period)
         if self.period.ndim > 2 or (values is not None and not np.any(values)):
             raise ValueError(

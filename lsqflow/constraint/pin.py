@@ -12,7 +12,7 @@ from .. import _tree as tree
 from .._operator.base import AbstractOperator
 from .._operator.structure.selection import Mask
 from .base import AbstractConstraint
-from .inputs import require_parameters, require_selection
+from .inputs import picked, require_parameters, require_selection
 from .part import Part
 
 
@@ -106,7 +106,8 @@ class Fixed(AbstractPin):
     def mask(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         require_parameters(params, "`lsqflow.Fixed`")
         chosen = jax.tree.map(
-            lambda x: jnp.ones_like(x, jnp.bool_), self.where(params)
+            lambda x: jnp.ones_like(x, jnp.bool_),
+            picked(self.where, params, "Fixed"),
         )
         return Part(self.where, params).embed_mask(chosen)
 

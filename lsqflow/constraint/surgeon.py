@@ -13,6 +13,7 @@ from .._operator.matrix import MatrixOperator
 from .._operator.structure.selection import Mask
 from .._problem.inputs import as_damp
 from .._solver.auto import AutoSolver
+from .inputs import as_numbers
 
 
 def compensate(
@@ -68,7 +69,10 @@ def compensate(
         surgeon*, NeurIPS 1993. Frantar and Alistarh, *SparseGPT*, ICML 2023,
         [arXiv:2301.00774](https://arxiv.org/abs/2301.00774).
     """
-    weights, mask, inputs = map(jnp.asarray, (weights, mask, inputs))
+    weights, mask, inputs = (
+        as_numbers(x, name, "compensate")
+        for x, name in ((weights, "weights"), (mask, "mask"), (inputs, "inputs"))
+    )
     _require_fit(weights, mask, inputs)
     if damp is not None:
         damp = as_damp(damp, inputs)

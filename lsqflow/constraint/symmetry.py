@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, PyTree
 from .. import _tree as tree
 from .._operator.composite import same_structure
 from .._operator.display import brief
-from .inputs import take
 from .base import AbstractConstraint
+from .inputs import require_function, take
 
 
 class Equivariance(AbstractConstraint):
@@ -72,6 +72,8 @@ class Equivariance(AbstractConstraint):
         **Raises:** `ValueError` if the group is empty or the actions change the shape
         of the outputs; the methods raise `TypeError` if there are no points.
         """
+        require_function(apply, "apply", "Equivariance", "lambda params, x: ...")
+        require_action(action, out_action, "Equivariance")
         self.apply = apply
         self.group = None if group is None else _elements(group)
         self.action = action
@@ -124,6 +126,14 @@ def _each(action: Callable[[Any, Any], Any], group: Any, x: Any) -> Any:
         moved = [action(g, x) for g in group]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)
     return jax.vmap(action, (0, None))(group, x)
+
+
+def require_action(action: Any, out_action: Any, owner: str) -> None:
+    """Raise a `TypeError` unless both are functions; the second may be None."""
+    example = "lambda g, x: x @ g.T"
+    require_function(action, "action", owner, example)
+    if out_action is not None:
+        require_function(out_action, "out_action", owner, example)
 
 
 def unmoved(_: Any, y: Any) -> Any:

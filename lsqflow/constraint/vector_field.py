@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from .. import _tree as tree
 from .._operator.display import brief
-from .inputs import take
 from .base import AbstractConstraint
+from .inputs import take
 
 
 class AbstractFieldConstraint(AbstractConstraint):

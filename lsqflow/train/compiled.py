@@ -113,8 +113,8 @@ class _Static(eqx.Module):
 
     def with_arrays(self, arrays: list[Any]) -> Any:
         """The pytree with these arrays."""
-        arrays = iter(arrays)
-        leaves = [next(arrays) if x is None else x.value for x in self.leaves]
+        rest = iter(arrays)
+        leaves = [next(rest) if x is None else x.value for x in self.leaves]
         return jax.tree.unflatten(self.treedef, leaves)
 
     def __hash__(self) -> int:

@@ -102,23 +102,19 @@ def fit(
     **Raises:** `TypeError` or `ValueError` for arguments of the wrong kind. Warns if
     there are fewer batches than steps, and returns what there is by then.
     """
-    require_function(loss, "loss", "fit", "lambda params, x, y: ...")
-    require_optimizer(optimizer)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(
-            f"`steps` must be an integer that is not negative; got {described(steps)}."
-        )
-    if constraint_args is not None:
-        example = "lambda x, y: (x,)"
-        require_function(constraint_args, "constraint_args", "fit", example)
+    _require(loss, optimizer, batches, steps, constraint_args)
     if progress and tqdm is None:
         raise ImportError(
-            "The progress bar needs tqdm: `pip install tqdm`, or pass "
-            "`progress=False`."
+            "The progress bar needs tqdm: `pip install tqdm`, or pass `progress=False`."
         )
     trained, static = eqx.partition(params, eqx.is_inexact_array)
     optimizer = optax.with_extra_args_support(optimizer)
     trained = jax.tree.map(jnp.asarray, trained)
+    if not jax.tree.leaves(trained):
+        raise ValueError(
+            "`params` hold no floating-point array, so there is nothing to train; got "
+            f"{described(params)}."
+        )
     state = distinct(optimizer.init(trained))
 
     @Compiled
@@ -151,6 +147,26 @@ def fit(
     jax.block_until_ready(trained)
     history = History(records, time.perf_counter() - start)
     return eqx.combine(trained, static), state, history
+
+
+def _require(
+    loss: Any, optimizer: Any, batches: Any, steps: Any, constraint_args: Any
+) -> None:
+    """Raise a `TypeError` or `ValueError` for arguments of the wrong kind."""
+    require_function(loss, "loss", "fit", "lambda params, x, y: ...")
+    require_optimizer(optimizer)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ValueError(
+            f"`steps` must be an integer that is not negative; got {described(steps)}."
+        )
+    if not (batches is None or isinstance(batches, Iterable)):
+        raise TypeError(
+            "`batches` must be an iterable of tuples, or None for a loss of the "
+            f"parameters alone; got {described(batches)}."
+        )
+    if constraint_args is not None:
+        example = "lambda x, y: (x,)"
+        require_function(constraint_args, "constraint_args", "fit", example)
 
 
 def _batches(batches: Iterable[Any] | None, steps: int) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from ..constraint.base import AbstractConstraint
-from ..constraint.inputs import described, require_parameters
+from ..constraint.inputs import described
 from .linearisation import Rates
 from .metric import AbstractMetric
 
@@ -22,16 +22,15 @@ def as_rates(
     rate: ScalarOrSchedule, warmup: int | Callable[[Any], Any] | None
 ) -> Callable[[Any, Any], Rates]:
     """From a step and a dtype to the rates of that step."""
-    number = isinstance(rate, int | float) and not isinstance(rate, bool)
     array = isinstance(rate, jax.Array | np.ndarray | np.generic) and rate.shape == ()
-    if not (number or array or callable(rate)) or (number and not 0 < rate <= 1):
+    if not (array or callable(rate) or _is_share(rate)):
         raise ValueError(
             "`rate`, the share of the violation that a step removes, must be a number "
             "more than 0 and at most 1, or a schedule that returns such numbers; got "
             f"{described(rate)}."
         )
-    number = isinstance(warmup, int) and not isinstance(warmup, bool)
-    if not (warmup is None or number or callable(warmup)) or (number and warmup < 0):
+    counted = isinstance(warmup, int) and not isinstance(warmup, bool) and warmup >= 0
+    if not (warmup is None or callable(warmup) or counted):
         raise ValueError(
             "`warmup` must be a number of steps, an integer that is not negative, or a "
             f"schedule from a step to a share from 0 to 1; got {described(warmup)}."
@@ -47,6 +46,10 @@ def as_rates(
         return Rates(jnp.asarray(value).astype(dtype), share)
 
     return rates
+
+
+def _is_share(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and 0 < x <= 1
 
 
 def require_types(optimizer: Any, constraint: Any, solver: Any, metric: Any) -> None:
@@ -140,15 +143,22 @@ def require_gradient(updates: Any, params: Any) -> None:
 
 
 @contextlib.contextmanager
-def explained(params: Any, args: tuple[Any, ...]) -> Iterator[None]:
-    """Add to a `TypeError` of a constraint what it most likely comes from."""
-    require_parameters(params, "a constrained optimizer")
+def explained(
+    params: Any,
+    how: str = "give examples of them: `lsqflow.null_space(..., "
+    "constraint_args=(batch,))`",
+) -> Iterator[None]:
+    """Add to a `TypeError` of a constraint what it most likely comes from.
+
+    **Arguments:**
+
+    - `params`: the parameters, at which the constraint is evaluated.
+    - `how`: how to pass further arguments of the constraint.
+    """
     try:
         yield
     except TypeError as error:
         text = str(error)
-        if text.startswith("The residual of"):
-            raise
         holes = any(x is None for x in jax.tree.leaves(params, is_leaf=_is_none))
         if "NoneType" in text and holes:
             advice = (
@@ -158,16 +168,19 @@ def explained(params: Any, args: tuple[Any, ...]) -> Iterator[None]:
                 "`lsqflow.Equality(lambda params: condition(eqx.combine(params, "
                 "static)))`."
             )
-        elif args:
-            advice = "Check the function, and the order of `constraint_args`."
-        else:
+        elif "positional argument" in text:
+            advice = f"If the constraint takes further arguments, {how}."
+        elif isinstance(error, jax.errors.ConcretizationTypeError):
             advice = (
-                "If it takes further arguments, give examples of them: "
-                "`lsqflow.null_space(..., constraint_args=(batch,))`."
+                "Compute with `jax.numpy` throughout, without `float(...)`, `.item()` "
+                "or `if` on values."
             )
+        else:
+            raise
+        first = text.split("\n", maxsplit=1)[0].rstrip(".")
         raise TypeError(
             "The constraint could not be evaluated at the parameters. The error was: "
-            f"{error}. {advice}"
+            f"{first}. {advice}"
         ) from error
 
 

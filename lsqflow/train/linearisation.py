@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
 from .._operator.base import AbstractOperator
-from .._tree import Structure, Vector
+from .._operator.diagonal import Diagonal
+from .._operator.structure.selection import Mask
+from .._tree import Vector
 from ..constraint.base import AbstractConstraint, rows_of
 from ..constraint.compose import All
 from ..constraint.inputs import require_residual
@@ -167,30 +169,19 @@ def _pinned(
     return mask, gap
 
 
-class Scaled(AbstractOperator):
-    """`R J D`: some rows of a Jacobian, its columns scaled.
+def some_rows(rows: Flags | None, operator: AbstractOperator) -> AbstractOperator:
+    """The operator, with zeros in rows that are False; None stands for all rows."""
+    if rows is None:
+        return operator
+    dtypes = jax.tree.map(lambda s: s.dtype, operator.out_structure())
+    return Mask(rows, dtypes) @ operator
 
-    None stands for all rows, and for factors of one.
-    """
 
-    jacobian: AbstractOperator
-    roots: Vector | None
-    rows: Flags | None
-
-    def mv(self, vector: Vector) -> Vector:
-        return select(self.rows, self.jacobian.mv(times(self.roots, vector)))
-
-    def rmv(self, vector: Vector) -> Vector:
-        return times(self.roots, self.jacobian.rmv(select(self.rows, vector)))
-
-    def in_structure(self) -> Structure:
-        return self.jacobian.in_structure()
-
-    def out_structure(self) -> Structure:
-        return self.jacobian.out_structure()
-
-    def linearise(self) -> AbstractOperator:
-        return Scaled(self.jacobian.linearise(), self.roots, self.rows)
+def scaled_columns(
+    operator: AbstractOperator, roots: Vector | None
+) -> AbstractOperator:
+    """The operator, its columns times factors; None stands for ones."""
+    return operator if roots is None else operator @ Diagonal(roots)
 
 
 def times(factors: Vector | None, vector: Vector) -> Vector:

@@ -11,7 +11,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .compiled import Compiled
-from .metric import AbstractMetric, Choice, GivenMetric, adam_metric, sgd_metric
+from .families import GivenMetric, adam_metric, sgd_metric
+from .metric import AbstractMetric, Choice
 from .moments import moment, with_moment
 
 
@@ -28,7 +29,7 @@ class Chosen:
         """
         # "optimizer" is the older word for "auto".
         self._found = isinstance(choice, str)
-        if self._found:
+        if isinstance(choice, str):
             self._metric = probe(optimizer)
         elif choice is None or isinstance(choice, AbstractMetric):
             self._metric = choice

@@ -106,11 +106,10 @@ def retract(
     limits = numbers_as_arrays((tolerance, max_steps))
     solver = LSMR(rtol=eps**0.75) if solver is None else solver
     args = numbers_as_arrays(args)
-    with explained(start, args):
+    how = "pass them last: `lsqflow.retract(constraint, params, batch)`"
+    with explained(start, how):
         result = _retract(constraint, start, args, solver, limits)
-    checked_params = checked(
-        result.params, {"stop_reason": result.stop_reason}, throw
-    )
+    checked_params = checked(result.params, {"stop_reason": result.stop_reason}, throw)
     return eqx.tree_at(lambda r: r.params, result, like(params, checked_params))
 
 

@@ -73,7 +73,7 @@ def first_state(
     multipliers = correction = active = None
     if rest is not None:
         evaluate = lambda params: _zeros(rest, params, args)
-        with explained(params, args):
+        with explained(params):
             if any(map(explicit_sharding, jax.tree.leaves(params))):
                 # On an explicit mesh, types of residuals are known to programs only.
                 evaluate = Compiled(evaluate)
