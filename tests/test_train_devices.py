@@ -25,7 +25,7 @@ CONSTRAINTS = {
     "orthogonal": lf.Orthogonal,
     "bound": lambda: lf.NormBound(None, 1.0),
     "sparsity": lambda: lf.Sparsity(0.5),
-    "pattern": lambda: lf.Sparsity(pattern=(2, 4)) & lf.Equality(lambda p: jnp.sum(p)),
+    "pattern": lambda: lf.Sparsity(pattern=(2, 4)) & lf.Equality(jnp.sum),
     "fixed": lambda: lf.Fixed(lambda p: p, jnp.ones((8, 8), dtype_of("real"))),
     "part": lambda: lf.NormBound(None, 0.5).on(lambda p: 2 * p),
 }
@@ -45,9 +45,16 @@ def train(optimizer, params, gradient, *, compiled):
     return params, state
 
 
-@pytest.mark.parametrize("name", CONSTRAINTS)
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
+@pytest.mark.parametrize(
+    ("name", "optimizer", "kind"),
+    [
+        *itertools.product(CONSTRAINTS, ["adam"], [AxisType.Explicit]),
+        ("orthogonal", "sgd", AxisType.Explicit),
+        ("equality", "lion", AxisType.Explicit),
+        ("inequality", "sgd", AxisType.Auto),
+        ("orthogonal", "adam", AxisType.Auto),
+    ],
+)
 def test_sharded_parameters_train_as_others_do(name, optimizer, kind):
     """By rows and by columns, on a mesh of eight devices."""
     mesh = jax.make_mesh((8,), ("shards",), axis_types=(kind,))
@@ -105,7 +112,8 @@ def donate(tree):
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer"), itertools.product(STATES, ["sgd", "adam", "lion"])
+    ("name", "optimizer"),
+    [*itertools.product(STATES, ["adam"]), ("inequality", "lion")],
 )
 def test_states_hold_no_buffer_twice(name, optimizer):
     """First states, states of steps taken one by one, and of compiled ones."""

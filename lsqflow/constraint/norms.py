@@ -197,9 +197,10 @@ def _dot(left: Array, right: Array) -> Array:
     sharding = found[0] or found[1]
     if sharding is not None:
         spec = [*sharding.spec, *(None,) * (right.ndim - len(sharding.spec))]
-        out = jax.P(*spec[:-2], None, None)
+        named = lambda *axes: jax.sharding.NamedSharding(sharding.mesh, jax.P(*axes))
+        out = named(*spec[:-2], None, None)
         # One axis of a mesh cannot shard both sides of a matrix.
-        whole = jax.sharding.NamedSharding(sharding.mesh, jax.P(*spec[:-1], None))
+        whole = named(*spec[:-1], None)
         left, right = (jax.sharding.reshard(x, whole) for x in (left, right))
     return jnp.matmul(
         jnp.swapaxes(left, -1, -2), right, precision=_HIGHEST, out_sharding=out

@@ -1,4 +1,4 @@
-"""Models that repeat themselves."""
+"""Periodic models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +18,18 @@ from .symmetry import scaled
 class Periodic(AbstractConstraint):
     """`f(θ, x + p) = f(θ, x)`, at points given once or at each step.
 
-    The residual is the difference of the two. It is zero if and only if the model
-    repeats itself at these points; `violation` is the largest jump. With `lf.Sampled`
-    the points are fresh at each step.
+    The residual is the difference of the two sides. It is zero if and only if the model
+    repeats itself at these points. `violation` is the largest difference, in absolute
+    value. With `lf.Sampled` the points are fresh at each step.
 
-    **Shapes:** the residual is like the output of the model; with several shifts, they
-    are an axis in front. Its norm is the root mean square of the difference.
+    ```python
+    lf.Periodic(predict, 1.0, jnp.linspace(0, 1, 32)[:, None])
+    ```
 
-    **Cost:** two evaluations of the model, or one more than there are shifts.
+    **Shapes:** the residual is like the output of the model. With several shifts, it
+    has an axis of shifts in front. Its norm is the root mean square of the difference.
+
+    **Cost:** one evaluation of the model, and one more for each shift.
     """
 
     fn: Callable[[Any, Any], PyTree[Array]]
@@ -41,10 +45,11 @@ class Periodic(AbstractConstraint):
         """**Arguments:**
 
         - `fn`: the model, `fn(params, x)` on a batch of points.
-        - `period`: a scalar, added to every coordinate; a shift of shape `(d,)`, for
-            points of shape `(..., d)`; or several, of shape `(shifts, d)`. A box that
-            repeats in each direction has `jnp.diag(sides)`.
-        - `points`: where; by default the first further argument of each step.
+        - `period`: p, a scalar that is added to every coordinate; a shift of shape
+            `(d,)`, for points of shape `(..., d)`; or several of them, of shape
+            `(shifts, d)`. For a box that repeats in each direction, it is
+            `jnp.diag(sides)`.
+        - `points`: the points; by default the first further argument of each step.
 
         **Raises:** `ValueError` if the shapes do not fit, or all periods are zero;
         `TypeError` if there are no points, or they are not floating-point.

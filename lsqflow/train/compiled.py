@@ -50,7 +50,8 @@ class Compiled:
             return _Static.split(out, eqx.is_array)
 
         self._function = function
-        self._jit = jax.jit(flat, static_argnums=1)
+        # Arrays that are not used say on which devices the program runs.
+        self._jit = jax.jit(flat, static_argnums=1, keep_unused=True)
         self._programs = _Recent()
 
     def __call__(self, *args: Any) -> Any:
