@@ -36,8 +36,10 @@ __all__ = [
     "mlir",
     "primitive_named",
     "raises_inside",
+    "reshard_as",
     "reshard_like",
     "row_major",
+    "sharded_structure",
     "vary",
 ]
 
@@ -89,6 +91,20 @@ def reshard_like(x: Vector, example: Callable[[], Vector]) -> Vector:
         return v if sharding is None else jax.sharding.reshard(v, sharding)
 
     return jax.tree.map(leaf, x, jax.eval_shape(example))
+
+
+def sharded_structure(x: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array and, on an explicit mesh, its sharding."""
+    sharding = explicit_sharding(x)
+    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=sharding)
+
+
+def reshard_as(x: Array, structure: jax.ShapeDtypeStruct) -> Array:
+    """`x`, on an explicit mesh with the sharding of a structure."""
+    mesh = getattr(structure.sharding, "mesh", None)
+    if mesh is None or jax.sharding.AxisType.Explicit not in mesh.axis_types:
+        return x
+    return jax.sharding.reshard(x, structure.sharding)
 
 
 def _varying(x: Any) -> frozenset[Any]:

@@ -187,6 +187,19 @@ def is_failure(reason: StopReason) -> Bool[Array, "..."]:
     return ~success
 
 
+def raised(solution: _T, reason: StopReason) -> _T:
+    """The solution, any pytree; raising if it failed.
+
+    On the host, in one sentence, where the reason is known; otherwise at run time.
+    """
+    if known(is_failure(reason)) is None:
+        return checked(solution, reason, throw=True)
+    text = first_failure(reason)
+    if text is not None:
+        raise eqx.EquinoxRuntimeError(text)
+    return solution
+
+
 def checked(solution: _T, reason: StopReason, throw: bool) -> _T:  # noqa: FBT001
     """The solution, any pytree; raising at run time if it failed and `throw` is true.
 
