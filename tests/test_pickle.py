@@ -90,7 +90,7 @@ RESULTS = {
     "primal and dual": lambda: lf.lstsq(A, B).state,
     "primal and dual, blank": lambda: lf.PrimalDual(B[:5], None, B),
     "path": _path,
-    "tikhonov": lambda: lf.Tikhonov(),
+    "tikhonov": lf.Tikhonov,
     "tikhonov, all arguments": lambda: lf.Tikhonov(lf.Gradient((3, 2)), 0.5, B[:6]),
     "affine": lambda: lf.Affine(A),
     "affine with a target": lambda: lf.Affine(A, B),

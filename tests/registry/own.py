@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 import lsqflow as lf
 
+from .entry import Entry, array, kernel2d, matrix
+from .families import network
+
 
 class Blur(lf.AbstractOperator):
     """That of the README, word for word but for annotations."""
@@ -103,3 +106,32 @@ class WeakLeaf(lf.AbstractOperator):
 
     def in_structure(self):
         return jax.ShapeDtypeStruct(self.entries.shape[1:], self.entries.dtype)
+
+
+def _learned(seed, dtype):
+    rows, columns = array(seed, (7, 2), dtype), array(seed + 1, (5, 2), dtype)
+    return Learned(network(seed, dtype), rows, columns)
+
+
+def _static_leaves(seed, dtype):
+    entries = 2 * matrix(seed, (7, 5), dtype) + jnp.eye(7, 5, dtype=dtype)
+    return StaticLeaves(entries, jax.nn.softplus, "plain", 2, 1.5)
+
+
+def _weak_leaf(seed, dtype):
+    return WeakLeaf(matrix(seed, (7, 5), dtype), jnp.asarray(1.5 + seed / 8))
+
+
+def _pytrees(seed, dtype):
+    """Tall, from a dictionary to a pair."""
+    return Split(matrix(seed, (7, 5), dtype))
+
+
+OWN = {
+    "README's blur": Entry(lambda s, t: Blur(kernel2d(s, t), (3, 4))),
+    "own transpose": Entry(lambda s, t: OwnTranspose(matrix(s, (7, 5), t))),
+    "pytrees": Entry(_pytrees),
+    "network": Entry(_learned),
+    "static leaves": Entry(_static_leaves),
+    "weakly typed leaf": Entry(_weak_leaf),
+}

@@ -73,7 +73,9 @@ def vector_like(seed, structure):
     generator = helpers.rng(1000 + seed)
     made = []
     for leaf in leaves:
-        exact = np.complex128 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else float
+        exact = (
+            np.complex128 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else float
+        )
         x = helpers.normal(generator, leaf.shape, np.dtype(exact))
         made.append(jnp.asarray(x).astype(leaf.dtype))
     return jax.tree.unflatten(treedef, made)
@@ -195,12 +197,14 @@ def slope(problem, weight, moves):
 
     def loss(t):
         moved, vector = jax.tree.map(
-            lambda x, d: x + (t * d).astype(x.dtype), (moving, problem.vector), direction
+            lambda x, d: x + (t * d).astype(x.dtype),
+            (moving, problem.vector),
+            direction,
         )
         matrix = dense(eqx.combine(moved, fixed))
         vector = flat(vector, problem.mixed)
         x = least_squares(matrix, vector, problem.eps)
-        if problem.mixed and not len(x) == len(weight):
+        if problem.mixed and len(x) != len(weight):
             x = x[: len(x) // 2] + 1j * x[len(x) // 2 :]
         return np.sum(np.real(weight * x))
 

@@ -75,7 +75,9 @@ def _definite_only(entry, problem):
         return _SQUARE
     if entry.definite:
         return None
-    message = "`CG()` may only be used for positive or negative definite linear operators"
+    message = (
+        "`CG()` may only be used for positive or negative definite linear operators"
+    )
     return Refusal(ValueError, message)
 
 

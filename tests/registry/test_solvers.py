@@ -16,6 +16,7 @@ from . import reference
 from .operators import OPERATORS
 from .solvers import SOLVERS, Refusal
 
+
 @eqx.filter_jit
 def _solve(operator, vector, methods):
     values, errors = {}, {}
@@ -102,7 +103,13 @@ def faults(name):
     return {n: fault for n, fault in found.items() if fault}
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(
+    "operator",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if entry.slow else name
+        for name, entry in OPERATORS.items()
+    ],
+)
 def test_each_operator_with_each_solver(operator):
     found = [f"{operator} × {n}: {fault}" for n, fault in faults(operator).items()]
     assert not found, "\n".join(found)
