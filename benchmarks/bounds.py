@@ -95,9 +95,8 @@ def products(operator: Any, *args: Any) -> int:
 @eqx.filter_jit
 def ours(operator: Any, b: Any, damp: Any, box: Any, rtol: float) -> Any:
     adjoint, solver = lf.ImplicitAdjoint(), lf.LSMR(rtol=rtol)
-    solution, stats = solve_bounded(
-        operator, b, damp, box, solver, adjoint, throw=False
-    )
+    problem = lf.Problem(operator, b, damp)
+    solution, stats = solve_bounded(problem, box, solver, adjoint, throw=False)
     return solution.primal, stats
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 from lineax import QR as QR, SVD as SVD, Cholesky as Cholesky
 
 from . import testing as testing
+from ._convergence import plot_convergence as plot_convergence
 from ._derivative.adjoint import (
     AbstractAdjoint as AbstractAdjoint,
     ImplicitAdjoint as ImplicitAdjoint,
@@ -15,6 +16,11 @@ from ._inverse import (
     PseudoInverse as PseudoInverse,
     RangeProjector as RangeProjector,
     pinv as pinv,
+)
+from ._iterate import (
+    Iteration as Iteration,
+    Progress as Progress,
+    iterate as iterate,
 )
 from ._lstsq import lstsq as lstsq
 from ._minimum_norm import minimum_norm as minimum_norm, project as project
@@ -76,6 +82,8 @@ from ._operator.structure.stack import (
     VStack as VStack,
 )
 from ._operator.tomography.radon import Radon as Radon
+from ._outcome import StopReason as StopReason
+from ._problem.problem import Problem as Problem
 from ._problem.regularizer import Tikhonov as Tikhonov
 from ._regularization_path import (
     RegularizationPath as RegularizationPath,
@@ -84,13 +92,11 @@ from ._regularization_path import (
 from ._solution import (
     PrimalDual as PrimalDual,
     Solution as Solution,
-    StopReason as StopReason,
 )
 from ._solver.auto import AutoSolver as AutoSolver
-from ._solver.base import (
-    AbstractGolubKahanSolver as AbstractGolubKahanSolver,
-    AbstractSolver as AbstractSolver,
-)
+from ._solver.base import AbstractSolver as AbstractSolver
+from ._solver.golub_kahan import AbstractGolubKahanSolver as AbstractGolubKahanSolver
+from ._solver.loop import AbstractIterativeSolver as AbstractIterativeSolver
 from ._solver.lsmr import LSMR as LSMR
 from ._solver.lsqr import LSQR as LSQR
 from ._solver.woodbury import Woodbury as Woodbury

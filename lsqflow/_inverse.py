@@ -10,6 +10,7 @@ from ._operator.base import AbstractOperator
 from ._operator.convert import OperatorLike, as_operator
 from ._operator.diagonal import Identity
 from ._operator.matrix import MatrixOperator
+from ._problem.problem import Problem
 from ._solution import PrimalDual
 from ._solver.auto import AutoSolver
 from ._solver.lsmr import LSMR
@@ -90,7 +91,8 @@ def solve(
     throw: bool,  # noqa: FBT001
 ) -> PrimalDual:
     """A differentiable solve."""
-    return ImplicitAdjoint().solve(operator, vector, None, solver, throw=throw)[0]
+    problem = Problem(operator, vector)
+    return ImplicitAdjoint().solve(problem, solver, throw=throw)[0]
 
 
 def dense_inverse(operator: AbstractOperator) -> MatrixOperator | None:

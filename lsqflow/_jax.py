@@ -4,6 +4,7 @@ Tracers, jaxprs, primitives and layouts; where arrays live: shardings in their t
 and the manual axes of `shard_map`. Other modules use what is documented and stable.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "known",
     "manual_axes",
     "mlir",
+    "raises_inside",
     "reshard_like",
     "row_major",
     "vary",
@@ -47,6 +49,16 @@ def known(x: Any) -> np.ndarray | None:
         return np.asarray(x)
     except jax.errors.TracerArrayConversionError:
         return None
+
+
+def raises_inside(inputs: PyTree[Any]) -> bool:
+    """Whether an error must be raised from within the compiled program.
+
+    It must while anything is traced, for derivatives, and where equinox is told to do
+    something else than to raise. Otherwise the caller looks at the result.
+    """
+    default = os.environ.get("EQX_ON_ERROR", "raise") == "raise"
+    return not default or any(map(is_traced, jax.tree.leaves(inputs)))
 
 
 def row_major(matrix: Array) -> Array:

@@ -4,23 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import ArrayLike, PyTree
 
-from . import _tree as tree
 from ._constrained.affine import solve_affine
 from ._constrained.bounds import solve_bounded
 from ._constrained.box import Box, as_box
 from ._derivative.adjoint import AbstractAdjoint, ImplicitAdjoint
-from ._jax import explicit_sharding, reshard_like
-from ._operator.base import AbstractOperator
-from ._operator.convert import OperatorLike, as_operator
-from ._problem.inputs import as_damp, conform, require_unknown, root_weights
+from ._jax import raises_inside
+from ._operator.convert import OperatorLike
+from ._problem.inputs import Stated, require_unknown, stated
+from ._problem.problem import Problem
 from ._problem.regularizer import Tikhonov
-from ._problem.rewrite import Problem, regularized, warm_start, weighted
-from ._solution import PrimalDual, Solution, result_of
+from ._problem.rewrite import restated, warm_start
+from ._solution import PrimalDual, Solution, concluded
 from ._solver.auto import AutoSolver
+from ._solver.base import Stats
 from ._tree import Vector
 from .constraint.affine import Affine
 
@@ -80,10 +79,11 @@ def lstsq(
     structures do not fit; an error that names the likely causes at run time, if the
     solve fails and `throw` is true.
     """
-    operator = as_operator(operator)
-    source, target = operator.in_structure(), operator.out_structure()
-    vector = conform(vector, target, "vector", "output")
-    _require_types(solver, regularizers, subject_to)
+    _require_types(solver, subject_to, adjoint)
+    problem = stated(
+        operator, vector, damp=damp, weights=weights, regularizers=regularizers, x0=x0
+    )
+    source = problem.problem.operator.in_structure()
     if subject_to is not None:
         require_unknown(subject_to.operator, source, "subject_to")
     box = None
@@ -91,66 +91,28 @@ def lstsq(
         if subject_to is not None:
             raise ValueError("`bounds` and `subject_to` cannot be combined yet.")
         box = as_box(*_pair(bounds), source)
-    return _lstsq(
-        operator,
-        vector,
-        solver,
-        damp=None if damp is None else as_damp(damp, vector),
-        roots=None if weights is None else root_weights(weights, target),
-        regularizers=tuple(regularizers),
-        constraint=box if subject_to is None else subject_to,
-        x0=None if x0 is None else conform(x0, source, "x0", "input"),
-        adjoint=adjoint,
-        throw=throw,
-    )
+    constraint = box if subject_to is None else subject_to
+    # Outside of transformations nothing has to be raised from within the program.
+    inside = throw and raises_inside((problem, constraint, solver, adjoint))
+    solution = _lstsq(problem, constraint, solver, adjoint, throw=inside)
+    return solution.raise_if_failed() if throw and not inside else solution
 
 
 @eqx.filter_jit
 def _lstsq(
-    operator: AbstractOperator,
-    vector: Vector,
-    solver: lx.AbstractLinearSolver,
-    *,
-    damp: Float[Array, ""] | None,
-    roots: Vector | None,
-    regularizers: tuple[Tikhonov, ...],
+    stated: Stated,
     constraint: Affine | Box | None,
-    x0: Vector | None,
+    solver: lx.AbstractLinearSolver,
     adjoint: AbstractAdjoint,
+    *,
     throw: bool,
 ) -> Solution:
-    if any(map(explicit_sharding, jax.tree.leaves((operator, vector)))):
-        guess = tree.zeros(operator.in_structure())
-        vector = reshard_like(vector, lambda: operator.mv(guess))
-    ways_back = []
-    if roots is not None:
-        (operator, vector), back = weighted(operator, vector, roots)
-        ways_back.append(back)
-    if regularizers:
-        (operator, vector), back = regularized(operator, vector, regularizers)
-        ways_back.append(back)
-
-    problem = operator, vector, damp
+    problem, back = restated(stated.problem, stated.roots, stated.regularizers)
     solution, multipliers, state, stats = _solve(
-        problem, solver, constraint, x0, adjoint, throw=throw
+        problem, solver, constraint, stated.x0, adjoint, throw=throw
     )
-    objective = tree.inner(solution.residual, solution.residual)
-    if damp is not None:
-        objective += damp * damp * tree.inner(solution.primal, solution.primal)
-    for back in reversed(ways_back):
-        solution = back(solution)
-    if solution is not state:
-        stats = {**stats, "residual_norm": tree.norm(solution.residual)}
-    return Solution(
-        value=solution.primal,
-        residual=solution.residual,
-        dual=solution.dual,
-        objective=objective,
-        result=result_of(stats["stop_reason"]),
-        stats=jax.lax.stop_gradient(stats),
-        state=state,
-        multipliers=multipliers,
-    )
+    objective = problem.objective(solution.primal, solution.residual)
+    return concluded(back(solution), objective, state, stats, multipliers)
 
 
 def _solve(
@@ -161,7 +123,7 @@ def _solve(
     adjoint: AbstractAdjoint,
     *,
     throw: bool,
-) -> tuple[PrimalDual, Vector | None, PrimalDual, dict[str, Any]]:
+) -> tuple[PrimalDual, Vector | None, PrimalDual, Stats]:
     """The solution, its multipliers, the state of its derivatives, and statistics."""
     match constraint:
         case Affine():
@@ -171,14 +133,14 @@ def _solve(
             return solution, multipliers, solution, stats
         case Box():
             bounded, stats = solve_bounded(
-                *problem, constraint, solver, adjoint, x0=x0, throw=throw
+                problem, constraint, solver, adjoint, x0=x0, throw=throw
             )
             solution = PrimalDual(bounded.primal, None, bounded.residual)
             return solution, bounded.dual, solution, stats
     back = lambda state: state
     if x0 is not None:
-        problem, back = warm_start(*problem, x0)
-    state, stats = adjoint.solve(*problem, solver, throw=throw)
+        problem, back = warm_start(problem, x0)
+    state, stats = adjoint.solve(problem, solver, throw=throw)
     return back(state), None, state, stats
 
 
@@ -191,16 +153,17 @@ def _pair(bounds: Any) -> tuple[Any, Any]:
     return bounds[0], bounds[1]
 
 
-def _require_types(solver: Any, regularizers: Any, subject_to: Any) -> None:
+def _require_types(solver: Any, subject_to: Any, adjoint: Any) -> None:
+    """Raise a `TypeError` for what cannot be used."""
     if not isinstance(solver, lx.AbstractLinearSolver):
         raise TypeError(
             "`solver` must be an lsqflow or lineax solver, such as `lsqflow.LSMR()`; "
             f"got {solver!r}."
         )
-    if not all(isinstance(term, Tikhonov) for term in regularizers):
+    if not isinstance(adjoint, AbstractAdjoint):
         raise TypeError(
-            "`regularizers` must be a sequence of `lsqflow.Tikhonov`; got "
-            f"{regularizers!r}."
+            "`adjoint` must be `lsqflow.ImplicitAdjoint()` or "
+            f"`lsqflow.UnrolledAdjoint()`; got {adjoint!r}."
         )
     if not isinstance(subject_to, Affine | None):
         raise TypeError(

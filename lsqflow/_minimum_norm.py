@@ -1,21 +1,21 @@
 """Questions that are a least-squares problem in disguise."""
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import lineax as lx
 from jaxtyping import Array, ArrayLike, PyTree
 
 from . import _tree as tree
-from ._constrained.affine import feasible
-from ._derivative.primal_dual import checked
 from ._inverse import accurate_solver
 from ._lstsq import lstsq
 from ._operator.convert import OperatorLike, as_operator
+from ._outcome import StopReason, is_failure, result_of
 from ._problem.inputs import conform
-from ._solution import PrimalDual, Solution, StopReason, is_failure, result_of
+from ._problem.problem import Problem
+from ._solution import Solution
 from ._solver.auto import AutoSolver
+from ._solver.verdict import feasible
 from .constraint.affine import Affine
 
 
@@ -41,35 +41,19 @@ def minimum_norm(
     operator = as_operator(operator)
     solution = lstsq(operator, vector, solver, throw=throw)
     vector = conform(vector, operator.out_structure(), "vector", "output")
-    return _require_consistent(solution, operator, vector, throw)
+    solution = _judged(solution, Problem(operator, vector))
+    return solution.raise_if_failed() if throw else solution
 
 
 @eqx.filter_jit
-def _require_consistent(
-    solution: Solution,
-    operator: Any,
-    vector: PyTree[Array],
-    throw: bool,  # noqa: FBT001
-) -> Solution:
-    gap = tree.norm(solution.residual)
+def _judged(solution: Solution, problem: Problem) -> Solution:
     reason = solution.stats["stop_reason"]
     # To the tolerance of the solver, which says so, or to half the digits.
-    possible = reason == StopReason.consistent
-    possible |= feasible(gap, operator, solution.value, vector)
-    reason = StopReason.where(
-        is_failure(reason) | possible, reason, StopReason.infeasible
-    )
+    possible = is_failure(reason) | (reason == StopReason.consistent)
+    possible |= feasible(problem, solution.value, solution.residual)
+    reason = StopReason.where(possible, reason, StopReason.infeasible)
     stats = {**solution.stats, "stop_reason": reason}
-    vectors = PrimalDual(solution.value, solution.dual, solution.residual)
-    vectors = checked(vectors, stats, throw)
-    return dataclasses.replace(
-        solution,
-        value=vectors.primal,
-        dual=vectors.dual,
-        residual=vectors.residual,
-        result=result_of(reason),
-        stats=stats,
-    )
+    return dataclasses.replace(solution, result=result_of(reason), stats=stats)
 
 
 def project(

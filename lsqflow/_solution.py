@@ -1,107 +1,17 @@
-"""What a solve returns: the solution, and an honest account of how it ended."""
+"""What a solve returns."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
+import jax
 import lineax as lx
-from jaxtyping import Array, Bool, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
-
-class StopReason(eqx.Enumeration):
-    """Why a solver stopped; each value is a text that names the likely causes.
-
-    `lf.StopReason[solution.stats["stop_reason"]]` is the text.
-    """
-
-    running = "The solver has not stopped yet."
-    consistent = (
-        "The residual is small: ‖b − A x‖ ≤ atol + rtol (‖A‖ ‖x‖ + ‖b‖). The system "
-        "is consistent, and x solves it."
-    )
-    least_squares = (
-        "The normal residual is small: ‖Aᴴ r − λ² x‖ ≤ atol + rtol ‖A‖ ‖r‖. The "
-        "system is inconsistent or damped, and x solves the least-squares problem."
-    )
-    trivial = "The vector is zero, or orthogonal to the range of the operator: x = 0."
-    direct = "A direct method computed the solution."
-    precision = (
-        "The tolerances ask for more than the dtype can give; the solver stopped at "
-        "rounding level. Loosen rtol and atol, or use a wider dtype."
-    )
-    condition_limit = (
-        "The estimated condition number of the operator exceeds `conlim`. The problem "
-        "is (nearly) rank-deficient: add damping, precondition or rescale the "
-        "operator, or raise `conlim` if the solution is still what you want."
-    )
-    max_steps_reached = (
-        "The solver took `max_steps` steps without reaching its tolerances. Raise "
-        "`max_steps`, loosen `rtol` and `atol`, add damping, or improve the "
-        "conditioning of the operator; and check with `lf.check_adjoint` that `rmv` "
-        "is the transpose of `mv`."
-    )
-    inaccurate = (
-        "The recurrences reported convergence, but the residual computed from the "
-        "solution does not confirm it. Rounding errors have taken over: the problem "
-        "is too ill-conditioned for this dtype and tolerance, or `rmv` is not the "
-        "transpose of `mv` (`lf.check_adjoint` tells). Use a wider dtype, damping, or "
-        "a looser tolerance."
-    )
-    infeasible = (
-        "The constraints contradict each other: no x satisfies all of them. The "
-        "solution is a compromise of least squares."
-    )
-    nonfinite_input = (
-        "The vector, the damping or the operator holds NaN or infinity. Check what "
-        "comes before the solve."
-    )
-    nonfinite = (
-        "NaN or infinity appeared during the solve although the input was finite: an "
-        "overflow in this dtype, or a direct solver met a singular operator. Rescale "
-        "the problem, use a wider dtype, or a solver for rank-deficient operators "
-        "(`lf.LSMR`, `lf.SVD`)."
-    )
-    failed = (
-        "The lineax solver that was asked to do the work failed: the operator is "
-        "singular, or the method does not fit it. Use `lsqflow.LSMR` or `lsqflow.SVD`."
-    )
-
-
-_RESULTS = (
-    (StopReason.condition_limit, lx.RESULTS.conlim),
-    (StopReason.max_steps_reached, lx.RESULTS.max_steps_reached),
-    (StopReason.inaccurate, lx.RESULTS.stagnation),
-    (StopReason.infeasible, lx.RESULTS.singular),
-    (StopReason.nonfinite_input, lx.RESULTS.nonfinite_input),
-    (StopReason.nonfinite, lx.RESULTS.breakdown),
-    (StopReason.failed, lx.RESULTS.singular),
-)
-
-
-def result_of(reason: StopReason) -> lx.RESULTS:
-    """The lineax result that a stop reason stands for; successful if none is listed."""
-    result = lx.RESULTS.successful
-    for listed, outcome in _RESULTS:
-        result = lx.RESULTS.where(reason == listed, outcome, result)
-    return result
-
-
-def from_lineax(result: lx.RESULTS) -> StopReason:
-    """The stop reason for the result of one of lineax's own solvers."""
-    reason = StopReason.where(
-        result == lx.RESULTS.successful, StopReason.direct, StopReason.failed
-    )
-    for outcome, listed in (
-        (lx.RESULTS.max_steps_reached, StopReason.max_steps_reached),
-        (lx.RESULTS.conlim, StopReason.condition_limit),
-        (lx.RESULTS.nonfinite_input, StopReason.nonfinite_input),
-    ):
-        reason = StopReason.where(result == outcome, listed, reason)
-    return reason
-
-
-def is_failure(reason: StopReason) -> Bool[Array, ""]:
-    """Whether a stop reason means that the solution must not be trusted."""
-    return result_of(reason) != lx.RESULTS.successful
+from . import _tree as tree
+from ._jax import known
+from ._outcome import checked, first_failure, is_failure, name_of, result_of
 
 
 class PrimalDual(eqx.Module):
@@ -113,37 +23,54 @@ class PrimalDual(eqx.Module):
 
 
 class Solution(eqx.Module):
-    r"""The solution of `min ‖A x − b‖² + λ² ‖x‖²`.
+    r"""The solution of `min ‖A x − b‖² + λ² ‖x‖²`, and how it was reached.
+
+    Printing it gives the numbers. With weights $W$, regularizers and damping, the
+    objective is $f(x) = \|W^{1/2} (A x - b)\|^2 + \lambda^2 \|x\|^2 + \sum_i s_i^2
+    \|L_i (x - \mu_i)\|^2$; residual and norms are those of this problem, however it was
+    stated.
 
     **Attributes:**
 
-    - `value`: the minimiser $x$, with the structure of the operator's input; the one
+    - `value`: the minimizer $x$, with the structure of the operator's input; the one
         of least norm where it is not unique.
-    - `residual`: $r = b - A x$, computed from `value` (not a recurrence), with the
-        structure of the operator's output.
-    - `dual`: $y = (A A^H + \lambda^2 I)^+ b$, so that $x = A^H y$: the Lagrange
-        multiplier of the least-norm problem. With the structure of the output. Of the
-        stacked problem's dual, it is the data's part where there are regularizers;
+    - `residual`: $r = b - A x$, computed from `value` (not a recurrence), without the
+        weights; with the structure of the operator's output.
+    - `dual`: $y$ with $x = A^H y$: the Lagrange multiplier of the least-norm problem,
+        $(A A^H + \lambda^2 I)^+ b$ without weights, $W r / \lambda^2$ with damping. A
+        `Tikhonov` without operator and prior is damping. With other regularizers, the
+        data's part of the dual of all rows together. With the structure of the output;
         `None` where there are bounds or equations.
-    - `objective`: the minimum, $\|A x - b\|^2 + \lambda^2 \|x\|^2$, with weights and
-        regularizers where there are any.
+    - `objective`: the minimum $f(x)$.
     - `result`: a `lineax.RESULTS`; `lineax.RESULTS.successful` if and only if the
-        solution can be trusted to the tolerances of the solver.
+        solution can be trusted to the tolerances of the solver. It prints the reason.
     - `stats`: a dictionary of diagnostics. They carry no derivatives.
-        `"num_steps"`; `"residual_norm"` ‖r‖ and `"normal_residual_norm"`
-        ‖Aᴴ r − λ² x‖, both computed from `value`; `"operator_norm"` and `"condition"`,
-        running (lower) estimates in the Frobenius norm and of the condition number;
-        `"stop_reason"`, an [`lsqflow.StopReason`][].
+
+        - `"num_steps"`: steps of the solver, 0 for a direct one.
+        - `"residual_norm"`: $\|b - A x\|$, the norm of `residual`.
+        - `"normal_residual_norm"`: $\|\nabla f(x)\| / 2$, which is $\|A^H r\|$ in
+            the simplest case. With equations or bounds, what their multipliers leave
+            of it. Zero at the solution, and computed from `value`.
+        - `"operator_norm"`: a running estimate of $\|A\|$ from below, in the
+            Frobenius norm; of $W^{1/2} A$ with the regularizers below it, if there are
+            any. Direct solvers estimate the spectral norm.
+        - `"condition"`: a running estimate of the condition number of the same
+            operator with the damping, from below. NaN from direct solvers.
+        - `"relative_error"`: an estimate of $\|x^* - x\| / \|x\|$; NaN from direct
+            solvers.
+        - `"stop_reason"`: an [`lsqflow.StopReason`][].
+        - `"history"`: with `history=k` in the solver, the last `k` values of
+            `"residual_norm"` and `"normal_residual_norm"`, as the recurrences know
+            them: of the weighted, damped and stacked rows together.
     - `state`: the [`lsqflow.PrimalDual`][] that the derivatives of the solve need; it
         holds the same arrays as `value`, `dual` and `residual` before any change of
         variables (warm start, weights, …), and nothing else is kept for the backward
         pass.
     - `multipliers`: the Lagrange multipliers $\mu$ of `subject_to` or `bounds`; `None`
-        without. With $g = A^H (A x - b) + \lambda^2 x$, half the gradient of the
-        objective: for `C x = d` they have the structure of `d` and
-        $g + C^H \mu = 0$; for bounds they have the structure of `x` and are $g$ where
-        a bound holds x back, positive at a lower and negative at an upper one, and 0
-        elsewhere.
+        without. With $g = \nabla f(x) / 2$: for `C x = d` they have the structure of
+        `d` and $g + C^H \mu = 0$; for bounds they have the structure of `x` and are $g$
+        where a bound holds x back, positive at a lower and negative at an upper one,
+        and 0 elsewhere.
     """
 
     value: PyTree[Array]
@@ -154,3 +81,72 @@ class Solution(eqx.Module):
     stats: dict[str, Any]
     state: PyTree[Any]
     multipliers: PyTree[Array] | None = None
+
+    def raise_if_failed(self) -> "Solution":
+        """The solution, if it can be trusted; otherwise an error with the reason.
+
+        Outside of `jit` the error is one sentence, and nothing is compiled. With
+        `throw=False` in the solve, this keeps checks on the host out of the compiled
+        program, which JAX can then keep in its cache between runs.
+
+        **Raises:** `equinox.EquinoxRuntimeError`.
+        """
+        reason = self.stats["stop_reason"]
+        if known(is_failure(reason)) is None:
+            vectors = (self.value, self.residual, self.dual)
+            value, residual, dual = checked(vectors, reason, throw=True)
+            return dataclasses.replace(self, value=value, residual=residual, dual=dual)
+        text = first_failure(reason)
+        if text is not None:
+            raise eqx.EquinoxRuntimeError(text)
+        return self
+
+    def __repr__(self) -> str:
+        try:
+            return _summary(self)
+        except Exception:  # noqa: BLE001  a transformation has replaced its leaves
+            return eqx.tree_pformat(self)
+
+
+def concluded(
+    solution: PrimalDual,
+    objective: Float[Array, ""],
+    state: PyTree[Any],
+    stats: dict[str, Any],
+    multipliers: PyTree[Array] | None = None,
+) -> Solution:
+    """What the user gets, from a solution in the variables of the user."""
+    norm = tree.norm(solution.residual)
+    return Solution(
+        value=solution.primal,
+        residual=solution.residual,
+        dual=solution.dual,
+        objective=objective,
+        result=result_of(stats["stop_reason"]),
+        stats=jax.lax.stop_gradient({**stats, "residual_norm": norm}),
+        state=state,
+        multipliers=multipliers,
+    )
+
+
+def _summary(solution: Solution) -> str:
+    """How it ended, in numbers; then what there is, in shapes."""
+    stats = {k: known(v) for k, v in solution.stats.items() if eqx.is_array_like(v)}
+    reason = solution.stats["stop_reason"]
+    steps, norm = int(stats["num_steps"]), float(stats["residual_norm"])
+    way = f"in {steps} step{'s' * (steps != 1)}" if steps else "directly"
+    if bool(is_failure(reason)):
+        head = f"FAILED after {steps} steps ({name_of(reason)})"
+    else:
+        head = f"solved {way} ({name_of(reason)})"
+    normal = float(stats["normal_residual_norm"])
+    objective = float(np.asarray(solution.objective))
+    head += f", ‖b − A x‖ = {norm:.3g}, ‖∇f‖ / 2 = {normal:.1e}, f = {objective:.4g}"
+    lines = [f"Solution: {head}"]
+    for name in ("value", "residual", "dual", "multipliers"):
+        value = getattr(solution, name)
+        if value is not None:
+            shown = eqx.tree_pformat(value, width=10**6, struct_as_array=True)
+            lines.append(f"  {name}: {shown}")
+    lines.append(f"  stats: {', '.join(solution.stats)}")
+    return "\n".join(lines)

@@ -6,9 +6,9 @@ complex vectors, and at least float32, also for bfloat16 storage.
 
 import functools as ft
 import math
-from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,6 +187,11 @@ def where(pred: Scalar, x: Vector, y: Vector) -> Vector:
     return jax.tree.map(lambda a, b: jnp.where(pred, a, b), x, y)
 
 
+def select(mask: PyTree[Array], x: Vector) -> Vector:
+    """`x` where the mask is true, and zero elsewhere."""
+    return jax.tree.map(lambda m, v: jnp.where(m, v, jnp.zeros_like(v)), mask, x)
+
+
 def _unless(pred: Array, constant: int, a: Array) -> Array:
     """`jnp.where(pred, constant, a)` as one primitive: loops compile faster."""
     return jax.lax.select(pred, jax.lax.full_like(a, constant), a)
@@ -211,25 +216,26 @@ def safe_reciprocal(a: Array) -> Array:
     return _unless(zero, 0, 1 / _unless(zero, 1, a))
 
 
-def packing(
-    example: PyTree[Scalar],
-) -> tuple[Callable[[PyTree[Scalar]], Array], Callable[[Array], Any]]:
-    """To one array and back: a loop carry of twenty scalars costs twenty copies.
+class Packed(eqx.Module):
+    """A pytree of scalars as one array: a loop carry of twenty scalars is slow.
 
     Written with selections, which the compiler fuses with the scalars' own arithmetic;
     a concatenation would be a kernel for each.
     """
-    treedef = jax.tree.structure(example)
 
-    def pack(scalars: PyTree[Scalar]) -> Array:
-        first, *rest = jax.tree.leaves(scalars)
+    values: Array
+    treedef: Any = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, scalars: PyTree[Scalar]) -> "Packed":
+        """Pack scalars of one dtype."""
+        (first, *rest), treedef = jax.tree.flatten(scalars)
         positions = np.arange(len(rest) + 1)
         packed = jnp.full(positions.shape, first)
         for i, scalar in enumerate(rest, 1):
             packed = jnp.where(positions == i, scalar, packed)
-        return packed
+        return cls(packed, treedef)
 
-    def unpack(packed: Array) -> Any:
-        return jax.tree.unflatten(treedef, list(packed))
-
-    return pack, unpack
+    def unpack(self) -> Any:
+        """The scalars again."""
+        return jax.tree.unflatten(self.treedef, list(self.values))

@@ -19,9 +19,8 @@ INF = np.inf
 
 @eqx.filter_jit
 def solve(operator, vector, damp, box, solver, x0=None, *, throw=True):
-    return solve_bounded(
-        operator, vector, damp, box, solver, lf.ImplicitAdjoint(), x0=x0, throw=throw
-    )
+    problem = lf.Problem(operator, vector, damp)
+    return solve_bounded(problem, box, solver, lf.ImplicitAdjoint(), x0=x0, throw=throw)
 
 
 def bounded(operator, vector, lower, upper, damp=None, solver=TIGHT, **options):
@@ -339,13 +338,6 @@ def test_solvers_and_adjoints_that_cannot():
         bounded(A, jnp.asarray(b), lower, upper, None, lf.QR())
     operator = lf.as_operator(A)
     box = as_box(lower, upper, operator.in_structure())
+    plain = lf.Problem(operator, jnp.asarray(b))
     with pytest.raises(TypeError, match="ImplicitAdjoint"):
-        solve_bounded(
-            operator,
-            jnp.asarray(b),
-            None,
-            box,
-            TIGHT,
-            lf.UnrolledAdjoint(),
-            throw=True,
-        )
+        solve_bounded(plain, box, TIGHT, lf.UnrolledAdjoint(), throw=True)

@@ -12,14 +12,18 @@ from .. import _tree as tree
 from .._derivative.adjoint import AbstractAdjoint, ImplicitAdjoint
 from .._jax import manual_axes, vary
 from .._operator.base import AbstractOperator
-from .._solution import PrimalDual, StopReason
+from .._outcome import StopReason
+from .._problem.problem import Problem
+from .._solution import PrimalDual
 from .._solver.auto import AutoSolver
-from .._solver.base import AbstractGolubKahanSolver, AbstractSolver, Loop, while_loop
+from .._solver.base import AbstractSolver, Stats
+from .._solver.golub_kahan import AbstractGolubKahanSolver
+from .._solver.loop import ready
 from .._solver.lsmr import LSMR
 from .._tree import Vector
-from .box import Box, select
+from .box import Box
 from .descent import Descent
-from .point import Bounded, Tolerances, correction_problem
+from .point import Bounded, correction_problem
 
 Scalar = Float[Array, ""]
 
@@ -29,17 +33,15 @@ _CROSSED = (
 )
 
 
-def solve_bounded(  # noqa: PLR0917
-    operator: AbstractOperator,
-    vector: Vector,
-    damp: Scalar | None,
+def solve_bounded(
+    problem: Problem,
     box: Box,
     solver: lx.AbstractLinearSolver,
     adjoint: AbstractAdjoint,
     *,
     x0: Vector | None = None,
     throw: bool,
-) -> tuple[PrimalDual, dict[str, Any]]:
+) -> tuple[PrimalDual, Stats]:
     r"""Solve $\min_x \|A x - b\|^2 + \lambda^2 \|x\|^2$, lower ≤ x ≤ upper.
 
     The value comes from a projected descent, and the derivatives from the least-squares
@@ -60,11 +62,9 @@ def solve_bounded(  # noqa: PLR0917
 
     **Raises:** `TypeError` for an adjoint or solver that cannot do this.
     """
-    method = _method(solver, operator)
+    method = _method(solver, problem.operator)
     adjoint = _implicit(adjoint, method)
-    x, stats = jax.lax.stop_gradient(
-        _descent(_constant((operator, vector, damp, box, x0)), method)
-    )
+    x, stats = jax.lax.stop_gradient(_descent(_constant((problem, box, x0)), method))
 
     lower, upper = box.at_bounds(x)
     free = jax.tree.map(lambda a, b: jax.lax.stop_gradient(~(a | b)), lower, upper)
@@ -72,37 +72,28 @@ def solve_bounded(  # noqa: PLR0917
         lambda v, a, b, low, high: jnp.where(a, low, jnp.where(b, high, v)),
         *(x, lower, upper, box.lower, box.upper),
     )
-    residual = tree.sub(vector, operator.mv(base))
-    problem = correction_problem(operator, free, residual, base, damp)
-    correction, stats = adjoint.solve(*problem, None, _Known(stats), throw=throw)
-    x = tree.add(base, select(free, correction.primal))
+    rest = correction_problem(problem, free, base, problem.residual(base))
+    correction, stats = adjoint.solve(rest, _Known(stats), throw=throw)
+    x = tree.add(base, tree.select(free, correction.primal))
     if throw:
         token = eqx.error_if(jnp.zeros(()), box.is_empty(), _CROSSED)
         x = jax.tree.map(lambda v: v + token.astype(v.dtype), x)
-    residual = correction.residual if damp is None else correction.residual[0]
-    gradient = tree.neg(operator.rmv(residual))
-    if damp is not None:
-        gradient = tree.axpy(damp * damp, x, gradient)
+    residual = correction.residual
+    residual = residual if problem.damp is None else residual[0]
     bound = jax.tree.map(jnp.logical_not, free)
-    return PrimalDual(x, select(bound, gradient), residual), stats
+    multipliers = tree.select(bound, problem.gradient(x, residual))
+    return PrimalDual(x, multipliers, residual), stats
 
 
 class _Known(AbstractSolver):
     """The solver of a correction that is known to be zero."""
 
-    stats: dict[str, Any]
+    stats: Stats
 
-    def run(
-        self,
-        operator: AbstractOperator,
-        vector: Vector,
-        damp: Scalar | None,
-        *,
-        loop: Loop = while_loop,
-    ) -> tuple[PrimalDual, dict[str, Any]]:
-        x = tree.zeros(operator.in_structure())
-        y = tree.zeros(operator.out_structure())
-        return PrimalDual(x, y, vector), self.stats
+    def run(self, problem: Problem) -> tuple[PrimalDual, Stats]:
+        x = tree.zeros(problem.operator.in_structure())
+        y = tree.zeros(problem.operator.out_structure())
+        return PrimalDual(x, y, problem.vector), self.stats
 
 
 def _constant(args: Any) -> Any:
@@ -137,28 +128,25 @@ def _method(
 
 
 def _descent(
-    args: tuple[AbstractOperator, Vector, Scalar | None, Box, Vector | None],
-    solver: lx.AbstractLinearSolver,
-) -> tuple[Vector, dict[str, Any]]:
-    operator, vector, damp, box, x0 = args
-    axes = manual_axes((operator, vector, damp, box))
-    operator, vector, box = vary((operator, vector, box), axes)
-    problem = Bounded(operator.linearise(), vector, damp, box)
+    args: tuple[Problem, Box, Vector | None], solver: lx.AbstractLinearSolver
+) -> tuple[Vector, Stats]:
+    problem, box, x0 = args
+    problem = ready(problem)
+    box = vary(box, manual_axes((problem, box)))
     golub_kahan = solver if isinstance(solver, AbstractGolubKahanSolver) else LSMR()
-    rule = golub_kahan.tolerances(operator, vector)
-    x0 = tree.zeros(operator.in_structure()) if x0 is None else x0
-    tolerances = Tolerances(rule.rtol, rule.atol, rule.eps)
-    state = Descent(problem, solver, tolerances).run(x0)
-    empty = box.is_empty()
-    reason = StopReason.where(empty, StopReason.nonfinite_input, state.reason)
+    x0 = tree.zeros(problem.operator.in_structure()) if x0 is None else x0
+    bounded = Bounded(problem, box)
+    state = Descent(bounded, solver, golub_kahan.tolerances(problem)).run(x0)
     unknown = jnp.full_like(state.point.norm, jnp.nan)
     return state.point.x, {
         "num_steps": state.num_steps,
         "outer_steps": state.outer_steps,
         "residual_norm": tree.norm(state.point.residual),
-        "normal_residual_norm": tree.norm(problem.downhill(state.point)),
+        "normal_residual_norm": tree.norm(bounded.downhill(state.point)),
         "operator_norm": state.operator_norm,
         "condition": unknown,
         "relative_error": unknown,
-        "stop_reason": reason,
+        "stop_reason": StopReason.where(
+            box.is_empty(), StopReason.nonfinite_input, state.reason
+        ),
     }

@@ -1,4 +1,4 @@
-"""The set `lower ≤ x ≤ upper`, and an operator that sees its free unknowns alone."""
+"""The set `lower ≤ x ≤ upper`."""
 
 import math
 from typing import Any
@@ -7,15 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Inexact, PyTree
+from jaxtyping import Array, ArrayLike, Bool, PyTree
 
 from .. import _tree as tree
 from .._jax import known
-from .._operator.base import AbstractOperator
-from .._operator.composite import AbstractComposite
 from .._tree import Structure, Vector
 
-Mask = PyTree[Bool[Array, "..."]]
+Free = PyTree[Bool[Array, "..."]]
 
 
 class Box(eqx.Module):
@@ -28,13 +26,13 @@ class Box(eqx.Module):
         """The nearest point of the box; exactly on a bound where `x` is beyond it."""
         return jax.tree.map(jnp.clip, x, self.lower, self.upper)
 
-    def at_bounds(self, x: Vector) -> tuple[Mask, Mask]:
+    def at_bounds(self, x: Vector) -> tuple[Free, Free]:
         """Which entries are at their lower, and which only at their upper bound."""
         lower = jax.tree.map(jnp.equal, x, self.lower)
         upper = jax.tree.map(lambda v, u, at: (v == u) & ~at, x, self.upper, lower)
         return lower, upper
 
-    def free(self, x: Vector, gradient: Vector) -> Mask:
+    def free(self, x: Vector, gradient: Vector) -> Free:
         """All entries but those whose bound stops a descent: the binding ones."""
 
         def leaf(v: Array, g: Array, lower: Array, upper: Array) -> Array:
@@ -42,7 +40,7 @@ class Box(eqx.Module):
 
         return jax.tree.map(leaf, x, gradient, self.lower, self.upper)
 
-    def inside(self, x: Vector) -> Mask:
+    def inside(self, x: Vector) -> Free:
         """The entries strictly between their bounds."""
         return jax.tree.map(
             lambda v, a, b: (a < v) & (v < b), x, self.lower, self.upper
@@ -67,43 +65,10 @@ class Box(eqx.Module):
         return jnp.any(jnp.stack([jnp.zeros((), bool), *jax.tree.leaves(crossed)]))
 
 
-def select(mask: Mask, x: Vector) -> Vector:
-    """`x` where the mask is true, and zero elsewhere."""
-    return jax.tree.map(lambda m, v: jnp.where(m, v, jnp.zeros_like(v)), mask, x)
-
-
-def equal(x: Mask, y: Mask) -> Bool[Array, ""]:
+def equal(x: Free, y: Free) -> Bool[Array, ""]:
     """Whether two masks are the same."""
     same = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.all(a == b), x, y))
     return jnp.all(jnp.stack([jnp.ones((), bool), *same]))
-
-
-class Masked(AbstractComposite):
-    """`A M`: the columns of some unknowns replaced by zeros.
-
-    Its least-norm solutions are zero in these unknowns.
-    """
-
-    operator: AbstractOperator
-    mask: Mask
-
-    def mv(self, vector: Vector) -> Vector:
-        return self.operator.mv(select(self.mask, vector))
-
-    def rmv(self, vector: Vector) -> Vector:
-        return select(self.mask, self.operator.rmv(vector))
-
-    def in_structure(self) -> Structure:
-        return self.operator.in_structure()
-
-    def out_structure(self) -> Structure:
-        return self.operator.out_structure()
-
-    def as_matrix(self) -> Inexact[Array, "rows columns"]:
-        columns = [jnp.ravel(m) for m in jax.tree.leaves(self.mask)]
-        matrix = self.operator.as_matrix()
-        keep = jnp.concatenate(columns)[None, :]
-        return jnp.where(keep, matrix, jnp.zeros_like(matrix))
 
 
 def as_box(lower: Any, upper: Any, structure: Structure) -> Box:
@@ -119,8 +84,8 @@ def as_box(lower: Any, upper: Any, structure: Structure) -> Box:
             f"{structure}. Bound real and imaginary parts as a pytree of two arrays."
         )
     box = Box(
-        _conform(lower, structure, "lower", -math.inf),
-        _conform(upper, structure, "upper", math.inf),
+        _as_bound(lower, structure, "lower", -math.inf),
+        _as_bound(upper, structure, "upper", math.inf),
     )
     for low, high in zip(
         jax.tree.leaves(box.lower), jax.tree.leaves(box.upper), strict=True
@@ -137,7 +102,7 @@ def as_box(lower: Any, upper: Any, structure: Structure) -> Box:
     return box
 
 
-def _conform(bound: Any, structure: Structure, name: str, infinite: float) -> Vector:
+def _as_bound(bound: Any, structure: Structure, name: str, infinite: float) -> Vector:
     single = jax.tree.structure(0.0)
     if jax.tree.structure(bound, is_leaf=_is_none) == single:
         value = bound

@@ -11,12 +11,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree as tree
 from .._jax import manual_axes, vary
-from .._solution import StopReason
-from .._solver.base import AbstractGolubKahanSolver
-from .._solver.lineax import run
+from .._outcome import StopReason
+from .._solver.golub_kahan import AbstractGolubKahanSolver
+from .._solver.lineax import as_solver
+from .._solver.verdict import Tolerances, verdict
 from .._tree import Vector
-from .box import Mask, equal, select
-from .point import Bounded, Point, Tolerances
+from .box import Free, equal
+from .point import Bounded, Point
 
 Scalar = Float[Array, ""]
 
@@ -50,7 +51,7 @@ class _Face(eqx.Module):
     """The state of the second half of a step."""
 
     point: Point
-    free: Mask
+    free: Free
     operator_norm: Scalar
     num_steps: Int[Array, ""]
     faces: Int[Array, ""]
@@ -67,11 +68,11 @@ class Descent(eqx.Module):
 
     def run(self, x0: Vector) -> State:
         """From the nearest feasible point to `x0` to a solution, or to the limits."""
-        problem = self.problem
-        start = problem.at(problem.box.project(x0))
-        image = problem.operator.rmv(problem.vector)
+        bounded, problem = self.problem, self.problem.problem
+        start = bounded.at(bounded.box.project(x0))
+        image = problem.operator.adjoint_mv(problem.vector)
         norm = tree.norm(image) * tree.safe_reciprocal(tree.norm(problem.vector))
-        reason = self.tolerances.reason(problem, start, norm)
+        reason = self._reason(start, norm)
         reason = StopReason.where(_finite(start), reason, StopReason.nonfinite_input)
         zero = jnp.zeros((), jnp.int32)
         forcing = jnp.full_like(start.norm, _FORCING)
@@ -108,7 +109,7 @@ class Descent(eqx.Module):
         before, now = (
             tree.norm(problem.downhill(p)) for p in (state.point, face.point)
         )
-        noise = self.tolerances.noise(problem, point.x, norm)
+        noise = norm * problem.problem.rounding(point.x, norm)
         stalled = settled & (now > 0.5 * before) & (now <= _STALL * noise)
         return State(
             point=point,
@@ -117,7 +118,7 @@ class Descent(eqx.Module):
             num_steps=face.num_steps,
             outer_steps=state.outer_steps + 1,
             stalls=jnp.where(stalled, state.stalls + 1, 0),
-            reason=self.tolerances.reason(problem, point, norm),
+            reason=self._reason(point, norm),
         )
 
     def _gradient_steps(self, start: Point, norm: Scalar) -> tuple[Point, Scalar]:
@@ -132,7 +133,7 @@ class Descent(eqx.Module):
             point, norm, _, steps = carry
             downhill = problem.downhill(point)
             squared = tree.inner(downhill, downhill)
-            curvature = problem.curvature(downhill)
+            curvature = problem.problem.curvature(downhill)
             length = squared * tree.safe_reciprocal(curvature)
             new = problem.at(problem.search(point, downhill, length)[0])
             settled = equal(box.inside(point.x), box.inside(new.x))
@@ -154,12 +155,12 @@ class Descent(eqx.Module):
 
         def step(face: _Face) -> _Face:
             point = face.point
-            goal = state.forcing * tree.norm(select(face.free, point.gradient))
+            goal = state.forcing * tree.norm(tree.select(face.free, point.gradient))
             rtol = goal * tree.safe_reciprocal(face.operator_norm * point.norm)
             rtol = jnp.maximum(rtol, 0.3 * self.tolerances.rtol)
-            solver = _at(self.solver, rtol, face.num_steps)
-            solution, stats = run(solver, *problem.correction(point, face.free), None)
-            direction = select(face.free, solution.primal)
+            solver = as_solver(_at(self.solver, rtol, face.num_steps))
+            solution, stats = solver.run(problem.correction(point, face.free))
+            direction = tree.select(face.free, solution.primal)
             x, full = problem.search(point, direction, jnp.ones_like(point.norm))
             inside = box.inside(x)
             return _Face(
@@ -184,27 +185,26 @@ class Descent(eqx.Module):
         face = vary(face, manual_axes((self, start, state)))
         return jax.lax.while_loop(unfinished, step, face)
 
+    def _reason(self, point: Point, norm: Scalar) -> StopReason:
+        evidence = self.problem.evidence(point, norm)
+        return self.tolerances.reason(evidence, computed=True)
+
     def _verdict(self, state: State) -> State:
         """Every claim of success once more, from what the last point shows."""
+        now = self.problem.evidence(state.point, state.operator_norm)
         stalled = state.stalls >= _MAX_STALLS
         limited = StopReason.where(
             stalled, StopReason.inaccurate, StopReason.max_steps_reached
         )
-        confirmed = self.tolerances.reason(
-            self.problem, state.point, state.operator_norm, slack=_SLACK
-        )
+        near = self.tolerances.reason(now, computed=True, slack=_SLACK)
         # Rounding alone keeps a stalled descent from its tolerance.
-        confirmed = StopReason.where(
-            stalled & (confirmed != StopReason.running),
-            StopReason.precision,
-            confirmed,
+        late = StopReason.where(
+            stalled & (near != StopReason.running), StopReason.precision, near
         )
-        late = StopReason.where(confirmed == StopReason.running, limited, confirmed)
+        late = StopReason.where(near == StopReason.running, limited, late)
         running = state.reason == StopReason.running
-        reason = StopReason.where(running, late, state.reason)
-        broken = ~_finite(state.point) & (reason != StopReason.nonfinite_input)
-        reason = StopReason.where(broken, StopReason.nonfinite, reason)
-        return dataclasses.replace(state, reason=reason)
+        claim = StopReason.where(running, late, state.reason)
+        return dataclasses.replace(state, reason=verdict(claim, now, self.tolerances))
 
 
 def _finite(point: Point) -> Bool[Array, ""]:

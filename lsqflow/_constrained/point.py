@@ -9,11 +9,13 @@ from jaxtyping import Array, Bool, Float
 
 from .. import _tree as tree
 from .._jax import manual_axes, vary
-from .._operator.base import AbstractOperator
-from .._operator.structure.damped import Damped
-from .._solution import StopReason
+from .._operator import algebra
+from .._operator.structure.selection import Mask
+from .._problem.problem import Problem
+from .._problem.rewrite import damped_rows
+from .._solver.verdict import Evidence, gather
 from .._tree import Vector
-from .box import Box, Mask, Masked, select
+from .box import Box, Free
 
 Scalar = Float[Array, ""]
 
@@ -34,33 +36,30 @@ class Point(eqx.Module):
 class Bounded(eqx.Module):
     """A damped least-squares problem over a box, without derivatives."""
 
-    operator: AbstractOperator
-    vector: Vector
-    damp: Scalar | None
+    problem: Problem
     box: Box
 
     def at(self, x: Vector) -> Point:
         """A feasible point with its residual and gradient: two products."""
-        residual = tree.sub(self.vector, self.operator.mv(x))
-        gradient = tree.neg(self.operator.rmv(residual))
-        norm = tree.norm(residual)
-        if self.damp is not None:
-            gradient = tree.axpy(self.damp * self.damp, x, gradient)
-            norm = jnp.hypot(norm, self.damp * tree.norm(x))
-        return Point(x, residual, gradient, norm)
+        problem = self.problem
+        residual = problem.residual(x)
+        gradient = problem.gradient(x, residual)
+        return Point(x, residual, gradient, problem.residual_norm(x, residual))
 
     def downhill(self, point: Point) -> Vector:
         """Minus the projected gradient: zero in the binding entries."""
         free = self.box.free(point.x, point.gradient)
-        return tree.neg(select(free, point.gradient))
+        return tree.neg(tree.select(free, point.gradient))
 
-    def curvature(self, step: Vector) -> Scalar:
-        """‖A s‖² + λ² ‖s‖²: one product."""
-        image = self.operator.mv(step)
-        curvature = tree.inner(image, image)
-        if self.damp is not None:
-            curvature += self.damp * self.damp * tree.inner(step, step)
-        return curvature
+    def evidence(self, point: Point, operator_norm: Scalar) -> Evidence:
+        """How good a point is: the projected gradient takes the gradient's place."""
+        return gather(
+            self.problem,
+            point.x,
+            residual=point.residual,
+            gradient=self.downhill(point),
+            operator_norm=operator_norm,
+        )
 
     def search(
         self, start: Point, direction: Vector, length: Scalar
@@ -86,7 +85,7 @@ class Bounded(eqx.Module):
             new = self.box.project(tree.axpy(length, direction, x))
             step = tree.sub(new, x)
             slope = tree.inner(start.gradient, step)
-            curvature = self.curvature(step)
+            curvature = self.problem.curvature(step)
             enough = (slope < 0) & (slope + 0.5 * curvature <= _ARMIJO * slope)
             # The minimiser along the chord says how much shorter to try.
             best = -slope * tree.safe_reciprocal(curvature)
@@ -102,69 +101,22 @@ class Bounded(eqx.Module):
         new, _, found, _, trials = jax.lax.while_loop(unfinished, trial, carry)
         return tree.where(found, new, x), found & (trials == 1)
 
-    def correction(self, point: Point, free: Mask) -> tuple[AbstractOperator, Vector]:
-        """Operator and vector of least squares for the free part of `x* − x`."""
-        return correction_problem(
-            self.operator, free, point.residual, point.x, self.damp
-        )
+    def correction(self, point: Point, free: Free) -> Problem:
+        """Least squares for the free part of `x* − x`."""
+        return correction_problem(self.problem, free, point.x, point.residual)
 
 
 def correction_problem(
-    operator: AbstractOperator,
-    free: Mask,
-    residual: Vector,
-    x: Vector,
-    damp: Scalar | None,
-) -> tuple[AbstractOperator, Vector]:
-    """`min_d ‖A M d − r‖² + λ² ‖M (x + d)‖²` as operator and vector, undamped."""
-    masked = Masked(operator, free)
-    if damp is None:
-        return masked, residual
-    return Damped(masked, damp), (residual, tree.scale(-damp, select(free, x)))
+    problem: Problem, free: Free, x: Vector, residual: Vector
+) -> Problem:
+    """`min_d ‖A M d − r‖² + λ² ‖M (x + d)‖²`, undamped, for the mask `M`.
 
-
-class Tolerances(eqx.Module):
-    """When a feasible point is a solution; compare `lsqflow._solver.verdict`."""
-
-    rtol: Scalar
-    atol: Scalar
-    eps: float = eqx.field(static=True)
-
-    def noise(self, problem: Bounded, x: Vector, operator_norm: Scalar) -> Scalar:
-        """To what the gradient can be computed: the rounding of the residual."""
-        size = operator_norm * tree.norm(x) + tree.norm(problem.vector)
-        return self.eps * operator_norm * size
-
-    def reason(
-        self,
-        problem: Bounded,
-        point: Point,
-        operator_norm: Scalar,
-        *,
-        slack: float = 1.0,
-    ) -> StopReason:
-        """The first rule that holds, with g_F the gradient in entries not binding.
-
-        least squares: ‖g_F‖ ≤ atol + rtol ‖A‖ ‖(r, λ x)‖
-        consistent:    ‖(r, λ x)‖ ≤ atol + rtol (‖A‖ ‖x‖ + ‖b‖)
-        precision:     ‖g_F‖ ≤ ε ‖A‖ (‖A‖ ‖x‖ + ‖b‖)
-        """
-        projected = tree.norm(problem.downhill(point))
-        noise = self.noise(problem, point.x, operator_norm)
-        size = operator_norm * tree.norm(point.x) + tree.norm(problem.vector)
-        rules = (
-            (projected <= slack * noise, StopReason.precision),
-            (
-                point.norm <= slack * (self.atol + self.rtol * size),
-                StopReason.consistent,
-            ),
-            (
-                projected
-                <= slack * (self.atol + self.rtol * operator_norm * point.norm),
-                StopReason.least_squares,
-            ),
-        )
-        reason = StopReason.running
-        for holds, candidate in rules:
-            reason = StopReason.where(holds, candidate, reason)
-        return reason
+    Its least-norm solution is zero in the entries that are not free.
+    """
+    dtypes = jax.tree.map(lambda v: v.dtype, x)
+    masked = algebra.compose(problem.operator, Mask(free, dtypes))
+    rows, _ = damped_rows(Problem(masked, residual, problem.damp))
+    if problem.damp is None:
+        return rows
+    below = tree.scale(-problem.damp, tree.select(free, x))
+    return Problem(rows.operator, (residual, below))

@@ -1,22 +1,18 @@
 """How a solve is differentiated: implicitly, or through its iterations."""
 
 import abc
-import math
-from typing import Any
 
 import equinox as eqx
-import jax
 import lineax as lx
-from jaxtyping import Array, Float
 
-from .. import _tree as tree
-from .._operator.base import AbstractOperator
+from .._outcome import checked
+from .._problem.problem import Problem
 from .._solution import PrimalDual
-from .._solver.base import AbstractSolver
-from .._tree import Vector
-from .primal_dual import Problem, checked
-
-Scalar = Float[Array, ""]
+from .._solver.auto import AutoSolver
+from .._solver.base import Stats
+from .._solver.lineax import as_solver
+from .._solver.loop import AbstractIterativeSolver, checkpointed_loop
+from .primal_dual import System
 
 
 class AbstractAdjoint(eqx.Module):
@@ -24,97 +20,58 @@ class AbstractAdjoint(eqx.Module):
 
     @abc.abstractmethod
     def solve(
-        self,
-        operator: AbstractOperator,
-        vector: Vector,
-        damp: Scalar | None,
-        solver: lx.AbstractLinearSolver,
-        *,
-        throw: bool,
-    ) -> tuple[PrimalDual, dict[str, Any]]:
-        """Solve, differentiably."""
+        self, problem: Problem, solver: lx.AbstractLinearSolver, *, throw: bool
+    ) -> tuple[PrimalDual, Stats]:
+        """Solve a problem, differentiably."""
 
 
 class ImplicitAdjoint(AbstractAdjoint):
-    """Derivatives by the implicit function theorem: one solve backward, of any size.
+    """Derivatives of the solution, by the implicit function theorem. The default.
 
-    A reverse-mode derivative runs one primal–dual solve of the transposed problem,
-    whatever the shape and rank, damped or not; memory does not depend on the number of
-    steps. All orders, forward and reverse, are supported.
+    **Use when** the solve converges.
+    **Avoid when** it is truncated on purpose: the derivatives are those of the solution
+    and not of the iterate.
+    **Cost:** a gradient runs one solve of the transposed problem, whatever its shape
+    and rank, damped or not. Memory does not depend on the number of steps. Forward and
+    reverse mode, and all orders, are supported.
     """
 
     solver: lx.AbstractLinearSolver | None = None
 
     def solve(
-        self,
-        operator: AbstractOperator,
-        vector: Vector,
-        damp: Scalar | None,
-        solver: lx.AbstractLinearSolver,
-        *,
-        throw: bool,
-    ) -> tuple[PrimalDual, dict[str, Any]]:
-        derivative_solver = solver if self.solver is None else self.solver
-        return Problem(operator, damp, solver, derivative_solver, throw).solve(vector)
+        self, problem: Problem, solver: lx.AbstractLinearSolver, *, throw: bool
+    ) -> tuple[PrimalDual, Stats]:
+        forward = as_solver(solver)
+        backward = forward if self.solver is None else as_solver(self.solver)
+        system = System(problem.operator, problem.damp, forward, backward, throw)
+        return system.solve(problem.vector)
 
 
 ImplicitAdjoint.__init__.__doc__ = """**Arguments:**
 
-- `solver`: who solves for derivatives, such as the same method with other tolerances;
-    `None` for the solver of the problem itself.
+- `solver`: the solver for derivatives, such as the same method with other tolerances.
+    The default, None, is the solver of the problem itself.
 """
 
 
 class UnrolledAdjoint(AbstractAdjoint):
     """Derivatives of the iterations themselves, by checkpointed backpropagation.
 
-    These are the derivatives of the iterate that a truncated solve returns, not of the
-    solution. A gradient costs more than twice the steps, and memory for about
-    `2 √max_steps` iterates; set the solver's `max_steps` to what is needed, since the
-    loop is laid out for that many. Forward and reverse mode; needs an iterative solver.
+    **Use when** the solve is truncated, and the derivatives of the iterate are wanted.
+    **Avoid when** the solve converges: `ImplicitAdjoint` gives the same for less.
+    **Cost:** a gradient costs more than twice the steps, and memory for about
+    `2 √max_steps` iterates. The loop is laid out for `max_steps` steps, so set the
+    solver's to what is needed. Forward and reverse mode; needs an iterative solver.
     """
 
     def solve(
-        self,
-        operator: AbstractOperator,
-        vector: Vector,
-        damp: Scalar | None,
-        solver: lx.AbstractLinearSolver,
-        *,
-        throw: bool,
-    ) -> tuple[PrimalDual, dict[str, Any]]:
-        if not isinstance(solver, AbstractSolver):
+        self, problem: Problem, solver: lx.AbstractLinearSolver, *, throw: bool
+    ) -> tuple[PrimalDual, Stats]:
+        solver = solver.iterative if isinstance(solver, AutoSolver) else solver
+        if not isinstance(solver, AbstractIterativeSolver):
             raise TypeError(
                 "`UnrolledAdjoint` differentiates the iterations of an lsqflow solver, "
                 f"such as `lsqflow.LSMR`; got {type(solver).__name__}."
             )
-        if isinstance(getattr(solver, "max_steps", None), jax.Array):
-            raise TypeError(
-                "`UnrolledAdjoint` needs a solver whose `max_steps` is an integer of "
-                "Python: the loop is laid out for that many steps."
-            )
-        solution, stats = solver.run(operator, vector, damp, loop=_checkpointed_loop)
-        return checked(solution, stats, throw), stats
-
-
-def _checkpointed_loop(cond: Any, body: Any, carry: Any, max_steps: Any) -> Any:
-    """A differentiable `while_loop`: √max_steps chunks, recomputed backward."""
-    length = math.isqrt(max(max_steps, 1) - 1) + 1
-    dynamic, static = eqx.partition(carry, eqx.is_array)
-
-    def step(dynamic: Any, _: None) -> tuple[Any, None]:
-        carry = eqx.combine(dynamic, static)
-        new = eqx.filter(body(carry), eqx.is_array)
-        return tree.where(cond(carry), new, dynamic), None
-
-    @jax.checkpoint
-    def chunk(dynamic: Any) -> Any:
-        return jax.lax.scan(step, dynamic, length=length)[0]
-
-    def chunk_if_needed(dynamic: Any, _: None) -> tuple[Any, None]:
-        needed = cond(eqx.combine(dynamic, static))
-        return jax.lax.cond(needed, chunk, lambda x: x, dynamic), None
-
-    chunks = -(-max_steps // length)
-    dynamic, _ = jax.lax.scan(chunk_if_needed, dynamic, length=chunks)
-    return eqx.combine(dynamic, static)
+        solution, stats = solver.run(problem, loop=checkpointed_loop)
+        return checked(solution, stats["stop_reason"], throw), stats

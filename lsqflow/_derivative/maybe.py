@@ -54,18 +54,18 @@ def complete(x: Maybe, structure: tree.Structure) -> Maybe:
     """A tangent or cotangent with zeros filled in, or `None` if it is all zero."""
     if not jax.tree.leaves(x):
         return None
-    return jax.tree.map(
-        lambda s, leaf: jnp.zeros(s.shape, s.dtype) if leaf is None else leaf,
-        structure,
-        x,
-        is_leaf=lambda z: z is None,
-    )
+
+    def leaf(s: Any, value: Any) -> Any:
+        # A structure may have None in place of a leaf: there is no vector then.
+        return jnp.zeros(s.shape, s.dtype) if value is None and s is not None else value
+
+    return jax.tree.map(leaf, structure, x, is_leaf=lambda z: z is None)
 
 
 def tangent(products: Any, A: AbstractOperator, A_dot: Any) -> tuple[Maybe, ...]:
     """The tangent of products with `A` as `A` moves along `A_dot`."""
     if not jax.tree.leaves(A_dot):
-        return tuple(None for _ in jax.eval_shape(products, A))
+        return tuple(None for _ in eqx.filter_eval_shape(products, A))
     value, dots = eqx.filter_jvp(products, (A,), (A_dot,))
     return tuple(
         complete(t, tree.structure(v)) for t, v in zip(dots, value, strict=True)

@@ -11,51 +11,54 @@ that derivatives of every order do. In reverse mode only $P$ runs: $P_A$ forward
 $P_{A^T}$ backward, once each. The derivation is in docs/devdocs/calculus.md.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import lineax as lx
 from jaxtyping import Array, Float
 
 from .._linear_map import AbstractLinearMap, Lazy
 from .._operator.base import AbstractOperator
-from .._solution import PrimalDual, is_failure
-from .._solver.lineax import run
+from .._outcome import checked
+from .._problem.problem import Problem
+from .._solution import PrimalDual
+from .._solver.base import AbstractSolver, Stats
 from .._tree import Vector
 from . import maybe
 from .maybe import Maybe
 
 Scalar = Float[Array, ""]
-_T = TypeVar("_T")
 
 
-class Problem(eqx.Module):
-    """What P and L have in common: operator, damping, and who solves."""
+class System(eqx.Module):
+    """An operator and a damping, to be solved with: what P and L have in common.
+
+    `solver` is for the value and `derivative_solver` for all that follows from it.
+    """
 
     operator: AbstractOperator
     damp: Scalar | None
-    solver: lx.AbstractLinearSolver
-    derivative_solver: lx.AbstractLinearSolver
+    solver: AbstractSolver
+    derivative_solver: AbstractSolver
     throw: bool = eqx.field(static=True)
 
-    def at(self, operator: AbstractOperator) -> "Problem":
-        """The derivative problem for another operator, such as the transposed one."""
+    def at(self, operator: AbstractOperator) -> "System":
+        """The derivative system for another operator, such as the transposed one."""
         solver = self.derivative_solver
-        return Problem(operator, self.damp, solver, solver, self.throw)
+        return System(operator, self.damp, solver, solver, self.throw)
 
-    def undamped(self) -> "Problem":
-        """The derivative problem with λ = 0."""
+    def undamped(self) -> "System":
+        """The derivative system with λ = 0."""
         solver = self.derivative_solver
-        return Problem(self.operator, None, solver, solver, self.throw)
+        return System(self.operator, None, solver, solver, self.throw)
 
-    def run(self, vector: Vector) -> tuple[PrimalDual, dict[str, Any]]:
+    def run(self, vector: Vector) -> tuple[PrimalDual, Stats]:
         """Solve now; raise if that fails and the solve is to throw."""
-        solution, stats = run(self.solver, self.operator, vector, self.damp)
-        return checked(solution, stats, self.throw), stats
+        problem = Problem(self.operator, vector, self.damp)
+        solution, stats = self.solver.run(problem)
+        return checked(solution, stats["stop_reason"], self.throw), stats
 
-    def solve(self, vector: Vector) -> tuple[PrimalDual, dict[str, Any]]:
+    def solve(self, vector: Vector) -> tuple[PrimalDual, Stats]:
         """`P_A b`, differentiable, with the statistics of its run."""
         return _P(self)(vector)
 
@@ -70,31 +73,17 @@ class Problem(eqx.Module):
         return _L(self)((c, d, s))[0]
 
 
-def checked(solution: _T, stats: dict[str, Any], throw: bool) -> _T:  # noqa: FBT001
-    """The solution, any pytree; raising at run time if it failed and `throw` is true.
-
-    The error hangs on a scalar of its own, which is zero and added to the vectors: no
-    vector passes through the host, whatever its size and sharding, and the compiler
-    cannot drop the check.
-    """
-    if not throw:
-        return solution
-    reason = stats["stop_reason"]
-    token = reason.error_if(jnp.zeros(()), is_failure(reason))
-    return jax.tree.map(lambda x: x + token.astype(x.dtype), solution)
-
-
 class _P(AbstractLinearMap):
-    problem: Problem
+    system: System
 
     def apply(self, arg: Vector) -> tuple[PrimalDual, dict[str, Any]]:
-        return self.problem.run(arg)
+        return self.system.run(arg)
 
     def transpose(self, arg: Any, cotangent: PrimalDual) -> Maybe:
         del arg
-        problem = self.problem
-        A = problem.operator
-        return problem.at(A.transpose()).inverse(
+        system = self.system
+        A = system.operator
+        return system.at(A.transpose()).inverse(
             maybe.complete(cotangent.primal, A.in_structure()),
             maybe.complete(cotangent.dual, A.out_structure()),
             maybe.complete(cotangent.residual, A.out_structure()),
@@ -103,11 +92,11 @@ class _P(AbstractLinearMap):
     def jvp(
         self, tangent: "_P", arg: Vector, arg_tangent: Maybe, value: PrimalDual
     ) -> PrimalDual:
-        problem = self.problem.at(self.problem.operator)
-        A, damp = problem.operator, problem.damp
+        system = self.system.at(self.system.operator)
+        A, damp = system.operator, system.damp
         x, y, r = value.primal, value.dual, value.residual
         b_dot = maybe.complete(arg_tangent, A.out_structure())
-        A_dot, damp_dot = tangent.problem.operator, tangent.problem.damp
+        A_dot, damp_dot = tangent.system.operator, tangent.system.damp
 
         # ẋ = L(ḃ − Ȧx, Ȧᴴr − 2λλ̇x, [λ = 0] Ȧᴴy),  ṙ = ḃ − Ȧx − Aẋ
         Ax, Ar, Ay = maybe.tangent(
@@ -115,7 +104,7 @@ class _P(AbstractLinearMap):
         )
         shift = maybe.shift(damp, damp_dot)
         c = maybe.sub(b_dot, Ax)
-        x_dot = problem.inverse(
+        x_dot = system.inverse(
             c, maybe.sub(Ar, maybe.scale(shift, x)), maybe.if_undamped(damp, Ay)
         )
         r_dot = maybe.sub(c, None if x_dot is None else A.mv(x_dot))
@@ -125,32 +114,32 @@ class _P(AbstractLinearMap):
         inputs = (A_dot, x_dot, Ay, maybe.sub(c, maybe.scale(shift, y)))
         y_dot = None
         if any(leaf is not None for leaf in jax.tree.leaves(inputs)):
-            y_dot, _ = Lazy(_dual_tangent, (problem, y), example=y)(inputs)
+            y_dot, _ = Lazy(_dual_tangent, (system, y), example=y)(inputs)
         return PrimalDual(x_dot, y_dot, r_dot)
 
 
-def _dual_tangent(parameters: tuple[Problem, Vector], inputs: Any) -> Maybe:
+def _dual_tangent(parameters: tuple[System, Vector], inputs: Any) -> Maybe:
     """ẏ = L_{Aᴴ}([λ = 0] ẋ − Ȧᴴy, [λ > 0] (ḃ − Ȧx − 2λλ̇y), [λ = 0] Ȧw), w = A⁺y."""
-    problem, y = parameters
+    system, y = parameters
     A_dot, x_dot, Ay, d = inputs
-    A, damp = problem.operator, problem.damp
+    A, damp = system.operator, system.damp
     Aw = None
     if jax.tree.leaves(A_dot):
-        w = problem.undamped().primal_dual(maybe.if_undamped(damp, y)).primal
+        w = system.undamped().primal_dual(maybe.if_undamped(damp, y)).primal
         (Aw,) = maybe.tangent(lambda A: (A.mv(w),), A, A_dot)
-    return problem.at(A.H).inverse(
+    return system.at(A.H).inverse(
         maybe.sub(maybe.if_undamped(damp, x_dot), Ay), maybe.if_damped(damp, d), Aw
     )
 
 
 class _L(AbstractLinearMap):
-    problem: Problem
+    system: System
 
     def apply(self, arg: tuple[Maybe, Maybe, Maybe]) -> tuple[Vector, None]:
         c, d, s = arg
-        problem = self.problem
-        A, damp = problem.operator, problem.damp
-        adjoint = problem.at(A.H)
+        system = self.system
+        A, damp = system.operator, system.damp
+        adjoint = system.at(A.H)
         if damp is not None:
             d = maybe.add(d, maybe.scale(damp * damp, s))
         out = None
@@ -158,7 +147,7 @@ class _L(AbstractLinearMap):
             c = None if c is None else A.adjoint_mv(c)
             out = adjoint.run(maybe.add(c, d))[0].dual
         elif c is not None:
-            out = problem.run(c)[0].primal
+            out = system.run(c)[0].primal
         if s is not None:
             null = adjoint.undamped().run(maybe.if_undamped(damp, s))[0].residual
             out = maybe.add(out, maybe.if_undamped(damp, null))
@@ -167,16 +156,16 @@ class _L(AbstractLinearMap):
     def like(self, arg: tuple[Maybe, Maybe, Maybe]) -> Vector:
         c, d, s = arg
         if d is None and s is None:
-            return self.problem.operator.adjoint_mv(c)
+            return self.system.operator.adjoint_mv(c)
         return s if d is None else d
 
     def transpose(self, arg: Any, cotangent: Maybe) -> Any:
         c, d, s = arg
-        A = self.problem.operator
+        A = self.system.operator
         g = maybe.complete(cotangent, A.in_structure())
         if g is None:
             return None
-        solution = self.problem.at(A.transpose()).primal_dual(g)
+        solution = self.system.at(A.transpose()).primal_dual(g)
         return (
             None if c is None else solution.primal,
             None if d is None else solution.dual,
@@ -184,28 +173,28 @@ class _L(AbstractLinearMap):
         )
 
     def jvp(self, tangent: "_L", arg: Any, arg_tangent: Any, value: Vector) -> Maybe:
-        problem = self.problem
-        A, damp = problem.operator, problem.damp
-        A_dot, damp_dot = tangent.problem.operator, tangent.problem.damp
+        system = self.system
+        A, damp = system.operator, system.damp
+        A_dot, damp_dot = tangent.system.operator, tangent.system.damp
         ends = (A.out_structure(), A.in_structure(), A.in_structure())
         dots = tuple(
             maybe.complete(t, e) for t, e in zip(arg_tangent, ends, strict=True)
         )
         if not jax.tree.leaves((A_dot, damp_dot)):
-            return problem.inverse(*dots)
+            return system.inverse(*dots)
         undamped = tuple(maybe.if_undamped(damp, z) for z in arg)
-        moved = _undamped_motion(problem.undamped(), A_dot, undamped)
+        moved = _undamped_motion(system.undamped(), A_dot, undamped)
         if damp is not None:
-            also = _damped_motion(problem, A_dot, damp_dot, arg, value)
+            also = _damped_motion(system, A_dot, damp_dot, arg, value)
             moved = tuple(
                 maybe.add(maybe.if_undamped(damp, u), maybe.if_damped(damp, v))
                 for u, v in zip(moved, also, strict=True)
             )
         inputs = tuple(map(maybe.add, dots, moved))
-        return problem.inverse(*inputs)
+        return system.inverse(*inputs)
 
 
-def _undamped_motion(problem: Problem, A_dot: Any, arg: Any) -> tuple[Maybe, ...]:
+def _undamped_motion(system: System, A_dot: Any, arg: Any) -> tuple[Maybe, ...]:
     """What moves `L_A (c, d, s)` with `A`, as further arguments of `L_A`; λ = 0.
 
     −Ȧx₁ + ż₂ − Ȧp₂ − Ȧn₃,  Ȧᴴr₁,  Ȧᴴ(y₁ + y₂ − z₃), with (x₁, y₁, r₁) = P_A c,
@@ -213,11 +202,11 @@ def _undamped_motion(problem: Problem, A_dot: Any, arg: Any) -> tuple[Maybe, ...
     ż₂ = L_{Aᴴ}(−Ȧᴴz₂, Ȧn₂, Ȧp₂).
     """
     c, d, s = arg
-    A = problem.operator
-    adjoint = problem.at(A.H)
+    A = system.operator
+    adjoint = system.at(A.H)
     to_c = to_d = to_s = None
     if c is not None:
-        first = problem.primal_dual(c)
+        first = system.primal_dual(c)
         Ax, to_d, to_s = maybe.tangent(
             lambda A: (
                 A.mv(first.primal),
@@ -230,7 +219,7 @@ def _undamped_motion(problem: Problem, A_dot: Any, arg: Any) -> tuple[Maybe, ...
         to_c = maybe.sub(None, Ax)
     if d is not None:
         second = adjoint.primal_dual(d)
-        y = problem.primal_dual(second.primal).dual
+        y = system.primal_dual(second.primal).dual
         Ap, An, Az, Ay = maybe.tangent(
             lambda A: (
                 A.mv(second.dual),
@@ -255,15 +244,15 @@ def _undamped_motion(problem: Problem, A_dot: Any, arg: Any) -> tuple[Maybe, ...
 
 
 def _damped_motion(
-    problem: Problem, A_dot: Any, damp_dot: Any, arg: Any, out: Vector
+    system: System, A_dot: Any, damp_dot: Any, arg: Any, out: Vector
 ) -> tuple[Maybe, ...]:
     """The same for λ > 0: −Ȧo,  Ȧᴴ(c − Ao) + 2λλ̇(s − o),  0, with o the value."""
     c, _, s = arg
-    gap = maybe.sub(c, problem.operator.mv(out))
+    gap = maybe.sub(c, system.operator.mv(out))
     Ao, Agap = maybe.tangent(
-        lambda A: (A.mv(out), A.adjoint_mv(gap)), problem.operator, A_dot
+        lambda A: (A.mv(out), A.adjoint_mv(gap)), system.operator, A_dot
     )
-    shift = maybe.shift(problem.damp, damp_dot)
+    shift = maybe.shift(system.damp, damp_dot)
     return (
         maybe.sub(None, Ao),
         maybe.add(Agap, maybe.scale(shift, maybe.sub(s, out))),

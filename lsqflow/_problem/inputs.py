@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,58 @@ from jaxtyping import Array, ArrayLike, Float
 from .. import _tree as tree
 from .._jax import known
 from .._operator.composite import same_structure
+from .._operator.convert import OperatorLike, as_operator
 from .._operator.display import brief
 from .._tree import Structure, Vector
+from .problem import Problem
+from .regularizer import Tikhonov
+
+
+class Stated(eqx.Module):
+    """A problem as the user states it: checked, and nothing of it carried out."""
+
+    problem: Problem
+    roots: Vector | None
+    regularizers: tuple[Tikhonov, ...]
+    x0: Vector | None
+
+
+def stated(
+    operator: OperatorLike,
+    vector: Any,
+    *,
+    damp: Any,
+    weights: Any,
+    regularizers: Any,
+    x0: Any,
+) -> Stated:
+    """Check what users pass; the arguments are those of [`lsqflow.lstsq`][]."""
+    operator = as_operator(operator)
+    source, target = operator.in_structure(), operator.out_structure()
+    vector = conform(vector, target, "vector", "output")
+    damp = None if damp is None else as_damp(damp, vector)
+    return Stated(
+        problem=Problem(operator, vector, damp),
+        roots=None if weights is None else root_weights(weights, target),
+        regularizers=_as_terms(regularizers),
+        x0=None if x0 is None else conform(x0, source, "x0", "input"),
+    )
+
+
+def _as_terms(regularizers: Any) -> tuple[Tikhonov, ...]:
+    if isinstance(regularizers, Tikhonov):
+        raise TypeError(
+            "`regularizers` must be a sequence of `lsqflow.Tikhonov`; got a single "
+            "one. Put it into a list: `regularizers=[lsqflow.Tikhonov(...)]`."
+        )
+    if not isinstance(regularizers, list | tuple) or not all(
+        isinstance(term, Tikhonov) for term in regularizers
+    ):
+        raise TypeError(
+            "`regularizers` must be a sequence of `lsqflow.Tikhonov`; got "
+            f"{regularizers!r}."
+        )
+    return tuple(regularizers)
 
 
 def conform(x: Any, structure: Structure, name: str, end: str) -> Vector:

@@ -1,91 +1,128 @@
-"""One way to run any solver, ours or lineax's."""
+"""Lineax's solvers as solvers of ours."""
 
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .. import _tree as tree
-from .._operator.base import AbstractOperator
-from .._operator.structure.damped import Damped
-from .._solution import PrimalDual, StopReason, from_lineax
-from .._tree import Vector
-from .base import AbstractSolver
+from .._jax import explicit_sharding
+from .._outcome import StopReason, from_lineax
+from .._problem.problem import Problem
+from .._problem.rewrite import damped_rows
+from .._solution import PrimalDual
+from .base import AbstractSolver, Stats
+from .verdict import Tolerances, gather, norm_estimate, verdict
 
 Scalar = Float[Array, ""]
 
-
-def run(
-    solver: lx.AbstractLinearSolver,
-    operator: AbstractOperator,
-    vector: Vector,
-    damp: Scalar | None,
-) -> tuple[PrimalDual, dict[str, Any]]:
-    """The primal–dual solve of which every value and every derivative consists."""
-    if isinstance(solver, AbstractSolver):
-        return solver.run(operator, vector, damp)
-    return _run_lineax(solver, operator, vector, damp)
+# These ask for products alone, and stop by tolerances of their own.
+_ITERATIVE = (lx.CG, lx.GMRES, lx.BiCGStab, lx.LSMR)
+_FACTORIZING = (lx.QR, lx.SVD, lx.LU, lx.Cholesky)
 
 
-def _run_lineax(
-    solver: lx.AbstractLinearSolver,
-    operator: AbstractOperator,
-    vector: Vector,
-    damp: Scalar | None,
-) -> tuple[PrimalDual, dict[str, Any]]:
-    """The primal by one of lineax's solvers, the dual by its transpose, both checked.
+class LineaxSolver(AbstractSolver):
+    """Any of lineax's solvers: the primal by it, the dual by its transpose.
 
     Damping is solved as the stacked operator `[A; λ I]`.
     """
-    problem, rhs = operator, vector
-    if damp is not None:
-        problem = Damped(operator, damp)
-        rhs = (vector, tree.zeros(operator.in_structure()))
-    # The type of a solver's state is its own affair.
-    method: Any = solver
-    if isinstance(solver, lx.Cholesky) and not lx.is_positive_semidefinite(problem):
-        method = lx.Normal(solver)
-    options: dict[str, Any] = {}
-    state = method.init(problem, options)
-    x, result, own_stats = method.compute(state, rhs, options)
 
-    # x = Aᴴ y for y = (Aᴴ)⁺ x; damped, y = r / λ².
-    adjoint_state, _ = method.conj(*method.transpose(state, options))
-    y, _, _ = method.compute(adjoint_state, x, options)
-    residual = tree.sub(vector, operator.mv(x))
-    normal_residual = operator.adjoint_mv(residual)
-    if damp is not None:
-        normal_residual = tree.axpy(-damp * damp, x, normal_residual)
-        inverse = tree.safe_reciprocal(damp * damp)
-        y = tree.where(damp == 0, y[0], tree.scale(inverse, residual))
+    solver: lx.AbstractLinearSolver
 
-    residual_norm = tree.norm(residual)
-    normal_residual_norm = tree.norm(normal_residual)
-    vector_norm, solution_norm = tree.norm(vector), tree.norm(x)
-    operator_norm = jnp.maximum(
-        tree.norm(operator.mv(x)) * tree.safe_reciprocal(solution_norm),
-        tree.norm(operator.adjoint_mv(vector)) * tree.safe_reciprocal(vector_norm),
-    )
-    eps = jnp.finfo(tree.storage_dtype((vector, operator.in_structure()))).eps
-    # A factorisation loses up to half the digits here before it is called wrong.
-    bound = 10 * eps**0.5 * operator_norm * vector_norm
-    reason = from_lineax(result)
-    solved = reason == StopReason.direct
-    inaccurate = solved & (normal_residual_norm > bound)
-    reason = StopReason.where(inaccurate, StopReason.inaccurate, reason)
-    finite = jnp.isfinite(normal_residual_norm) & jnp.isfinite(solution_norm)
-    reason = StopReason.where(finite, reason, StopReason.nonfinite)
-    reason = StopReason.where(
-        jnp.isfinite(vector_norm), reason, StopReason.nonfinite_input
-    )
-    stats = {
-        "num_steps": jnp.asarray(own_stats.get("num_steps", 0), jnp.int32),
-        "residual_norm": residual_norm,
-        "normal_residual_norm": normal_residual_norm,
-        "operator_norm": operator_norm,
-        "condition": jnp.full_like(residual_norm, jnp.nan),
-        "relative_error": jnp.full_like(residual_norm, jnp.nan),
-        "stop_reason": reason,
-    }
-    return PrimalDual(x, y, residual), stats
+    def run(self, problem: Problem) -> tuple[PrimalDual, Stats]:
+        _require_fit(self.solver, problem)
+        rows, back = damped_rows(problem)
+        # The type of a solver's state is its own affair.
+        method: Any = _suited(self.solver, rows)
+        options: dict[str, Any] = {}
+        state = method.init(rows.operator, options)
+        x, result, own_stats = method.compute(state, rows.vector, options)
+
+        # x = Aᴴ y for y = (Aᴴ)⁺ x.
+        adjoint_state, _ = method.conj(*method.transpose(state, options))
+        y, _, _ = method.compute(adjoint_state, x, options)
+        solution = back(PrimalDual(x, y, rows.residual(x)))
+
+        residual = solution.residual
+        now = gather(
+            problem,
+            x,
+            residual=residual,
+            gradient=problem.gradient(x, residual),
+            operator_norm=norm_estimate(problem, x, tree.sub(problem.vector, residual)),
+        )
+        reason = verdict(from_lineax(result), now, _tolerances(self.solver, problem))
+        finite = all_finite(problem)
+        unknown = jnp.full_like(now.residual_norm, jnp.nan)
+        return solution, {
+            "num_steps": jnp.asarray(own_stats.get("num_steps", 0), jnp.int32),
+            "residual_norm": tree.norm(residual),
+            "normal_residual_norm": now.normal_residual_norm,
+            "operator_norm": now.operator_norm,
+            "condition": unknown,
+            "relative_error": unknown,
+            "stop_reason": StopReason.where(finite, reason, StopReason.nonfinite_input),
+        }
+
+
+def as_solver(solver: lx.AbstractLinearSolver) -> AbstractSolver:
+    """A solver of ours, from one of ours or of lineax."""
+    return solver if isinstance(solver, AbstractSolver) else LineaxSolver(solver)
+
+
+def can_factorize(operator: lx.AbstractLinearOperator) -> bool:
+    """Whether LAPACK has the dtype, and the matrix is all in one place."""
+    arrays = [x for x in jax.tree.leaves(operator) if eqx.is_array(x)]
+    return not (any(map(explicit_sharding, arrays)) or _is_half(operator))
+
+
+def all_finite(problem: Problem) -> Bool[Array, ""]:
+    """Whether no number of the problem is NaN or infinite."""
+    finite = jnp.ones((), bool)
+    for x in jax.tree.leaves((problem.operator, problem.vector, problem.damp)):
+        if eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact):
+            finite &= jnp.all(jnp.isfinite(x))
+    return finite
+
+
+def _is_half(operator: lx.AbstractLinearOperator) -> bool:
+    dtype = tree.storage_dtype((operator.in_structure(), operator.out_structure()))
+    return jnp.finfo(dtype).bits < 32
+
+
+def _suited(solver: lx.AbstractLinearSolver, rows: Problem) -> lx.AbstractLinearSolver:
+    """Cholesky on the normal equations, unless the operator is known to be positive."""
+    if isinstance(solver, lx.Cholesky):
+        operator = rows.operator
+        if not (
+            lx.is_positive_semidefinite(operator)
+            or lx.is_negative_semidefinite(operator)
+        ):
+            return lx.Normal(solver)
+    return solver
+
+
+def _tolerances(solver: lx.AbstractLinearSolver, problem: Problem) -> Tolerances:
+    """What a solver was asked for: its tolerances, or half the digits."""
+    inner = solver
+    while isinstance(inner, lx.Normal):
+        inner = inner.inner_solver
+    if not isinstance(inner, _ITERATIVE):
+        return Tolerances.half_the_digits(problem)
+    # Lineax compares entries, by default, where we compare norms.
+    root = tree.size(problem.vector) ** 0.5
+    rtol = jnp.maximum(inner.rtol, problem.eps**0.5)
+    return Tolerances.of(problem, rtol * root, inner.atol * root)
+
+
+def _require_fit(solver: lx.AbstractLinearSolver, problem: Problem) -> None:
+    """Raise a `TypeError` for what would end in an error of LAPACK or of lineax."""
+    if isinstance(solver, _FACTORIZING) and _is_half(problem.operator):
+        raise TypeError(
+            f"`{type(solver).__name__}` factorizes matrices of single or double "
+            "precision, and this operator has half. Use `lsqflow.LSMR()`, or convert "
+            "operator and vector with `.astype(jnp.float32)`."
+        )

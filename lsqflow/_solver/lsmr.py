@@ -8,7 +8,7 @@ from .. import _tree as tree
 from .._krylov.estimates import Estimates, Spectrum
 from .._krylov.givens import givens, undamp
 from .._krylov.golub_kahan import Pair
-from .base import AbstractGolubKahanSolver
+from .golub_kahan import ARGUMENTS, AbstractGolubKahanSolver
 
 Scalar = Float[Array, ""]
 
@@ -65,6 +65,7 @@ class LSMR(AbstractGolubKahanSolver):
     atol: float | Float[Array, ""] = 0.0
     max_steps: int | Int[Array, ""] | None = None
     conlim: float | Float[Array, ""] | None = None
+    history: int = eqx.field(static=True, default=0)
 
     def first_scalars(self, alpha: Scalar, beta: Scalar) -> _Scalars:
         zero, one = jnp.zeros_like(alpha), jnp.ones_like(alpha)
@@ -161,3 +162,6 @@ class LSMR(AbstractGolubKahanSolver):
             smallest=scalars.spectrum.smallest,
             inverse_norm=tree.safe_sqrt(scalars.spectrum.inverse_norm_squared),
         )
+
+
+LSMR.__init__.__doc__ = ARGUMENTS

@@ -1,160 +1,213 @@
-"""When to stop, and whether the stop was justified: one logic for every solver."""
+"""When a solution is good enough: one set of rules, for every way of solving.
 
-from typing import Any
+Iterations ask the rules at each step, with what their recurrences know. At the end of
+any solve, `verdict` asks them again, with residuals computed from the solution.
+"""
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .. import _tree as tree
-from .._krylov.estimates import Estimates
-from .._krylov.golub_kahan import LinearPair, Pair
-from .._solution import PrimalDual, StopReason
+from .._outcome import StopReason, is_failure
+from .._problem.problem import Problem
 from .._tree import Vector
 
 Scalar = Float[Array, ""]
 
-# How far true residuals may lie above the recurrence's before a solve is called
-# inaccurate; the estimates drift by small factors as orthogonality is lost.
+# How far true residuals may lie above what was asked for before a solve is called
+# inaccurate; the estimates of recurrences drift by small factors.
 _SLACK = 10.0
 # Residuals below this many units of rounding, relative to ‖A‖ ‖x‖ + ‖b‖, are noise.
-_NOISE = 10.0
+NOISE = 10.0
 # A solve that asks for more than half the digits of its dtype, and has an estimated
 # error of this much of its solution, has failed, however small its residuals are.
 _NO_DIGITS = 0.02
 
 
+class Evidence(eqx.Module):
+    """The norms that tell how good a solution is, computed or estimated.
+
+    Residuals are those of the damped problem: ‖(b − A x, λ x)‖ and ‖Aᴴ r − λ² x‖.
+    `inverse_norm` is a bound of ‖A⁺‖ from below.
+    """
+
+    residual_norm: Scalar
+    normal_residual_norm: Scalar
+    solution_norm: Scalar
+    vector_norm: Scalar
+    operator_norm: Scalar
+    inverse_norm: Scalar | None = None
+
+    @property
+    def size(self) -> Scalar:
+        """‖A‖ ‖x‖ + ‖b‖: what residuals are compared with."""
+        return self.operator_norm * self.solution_norm + self.vector_norm
+
+    @property
+    def relative_error(self) -> Scalar:
+        """An estimate of ‖x* − x‖ / ‖x‖, from `x* − x = A⁺ r = (Aᴴ A)⁺ (Aᴴ r)`."""
+        inverse = self.solution_norm * tree.safe_reciprocal(self.vector_norm)
+        if self.inverse_norm is not None:
+            inverse = jnp.maximum(inverse, self.inverse_norm)
+        error = jnp.minimum(
+            self.residual_norm * inverse, self.normal_residual_norm * inverse * inverse
+        )
+        return error * tree.safe_reciprocal(self.solution_norm)
+
+
 class Tolerances(eqx.Module):
-    """The stopping rule of Paige and Saunders (1982), in the problem's scalar dtype.
+    """The rules of Paige and Saunders (1982), in the problem's scalar dtype.
 
     consistent:    ‖r‖ ≤ atol + rtol (‖A‖ ‖x‖ + ‖b‖)
     least squares: ‖Aᴴ r − λ² x‖ ≤ atol + rtol ‖A‖ ‖r‖
-    condition:     cond(A) ≥ conlim
 
-    SciPy's `atol = btol` is `rtol` here; SciPy has nothing like our `atol`, which is
-    in the units of ‖r‖ and ‖Aᴴ r‖.
+    SciPy's `atol = btol` is `rtol` here. SciPy has nothing like our `atol`, which is in
+    the units of ‖r‖ and ‖Aᴴ r‖. `eps` is the accuracy of computed residuals.
     """
 
     rtol: Scalar
     atol: Scalar
-    conlim: Scalar
     eps: float = eqx.field(static=True)
 
+    @classmethod
+    def of(
+        cls, problem: Problem, rtol: Scalar | float | None, atol: Scalar | float = 0.0
+    ) -> "Tolerances":
+        """The tolerances for a problem; by default ε to the power of ¾."""
+        dtype = tree.scalar_dtype(problem.vector)
+        rtol = problem.eps**0.75 if rtol is None else rtol
+        return cls(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), problem.eps)
+
+    @classmethod
+    def half_the_digits(
+        cls, problem: Problem, atol: Scalar | float = 0.0
+    ) -> "Tolerances":
+        """What is asked of methods that have no tolerance of their own."""
+        return cls.of(problem, problem.eps**0.5, atol)
+
+    def consistent(self, now: Evidence, slack: float = 1.0) -> Bool[Array, ""]:
+        """Whether the residual is small. With slack, also if it is but rounding."""
+        bound = slack * (self.atol + self.rtol * now.size)
+        if slack > 1:
+            bound += NOISE * self.eps * now.size
+        return now.residual_norm <= bound
+
+    def least_squares(self, now: Evidence, slack: float = 1.0) -> Bool[Array, ""]:
+        """Whether the normal residual is small. With slack, also if it is rounding.
+
+        It cannot be computed to better than ‖A‖ times the rounding of the residual.
+        """
+        scale = now.operator_norm * now.residual_norm
+        bound = slack * (self.atol + self.rtol * scale)
+        if slack > 1:
+            bound += NOISE * self.eps * now.operator_norm * now.size
+        return now.normal_residual_norm <= bound
+
+    def inconsistent(self, now: Evidence) -> Bool[Array, ""]:
+        """Whether x solves the least-squares problem, and not the system."""
+        return self.least_squares(now, _SLACK) & ~self.consistent(now, _SLACK)
+
     def reason(
-        self, now: Estimates, solution_norm: Scalar, vector_norm: Scalar
+        self, now: Evidence, *, computed: bool = False, slack: float = 1.0
     ) -> StopReason:
-        """The first rule that holds; the most welcome one where several do."""
-        size = now.operator_norm * solution_norm + vector_norm
-        normal_size = now.operator_norm * now.residual_norm
-        rules = (
-            (now.largest >= self.conlim * now.smallest, StopReason.condition_limit),
-            (
-                (now.normal_residual_norm <= 0.5 * self.eps * normal_size)
-                | (now.residual_norm <= 0.5 * self.eps * size),
-                StopReason.precision,
-            ),
-            (
-                now.normal_residual_norm <= self.atol + self.rtol * normal_size,
-                StopReason.least_squares,
-            ),
-            (now.residual_norm <= self.atol + self.rtol * size, StopReason.consistent),
-            (~jnp.isfinite(now.normal_residual_norm), StopReason.nonfinite),
-        )
+        """The rule that holds, the most welcome one where several do, or `running`.
+
+        Computed residuals end at their rounding, those of a recurrence fall beyond.
+        """
+        scale = now.operator_norm * now.residual_norm
+        if computed:
+            floor = slack * self.eps * now.operator_norm * now.size
+            precise = now.normal_residual_norm <= floor
+        else:
+            precise = now.normal_residual_norm <= 0.5 * self.eps * scale
+            precise |= now.residual_norm <= 0.5 * self.eps * now.size
+        small = now.normal_residual_norm <= slack * (self.atol + self.rtol * scale)
+        solved = now.residual_norm <= slack * (self.atol + self.rtol * now.size)
         reason = StopReason.running
-        for holds, candidate in rules:
+        for holds, candidate in (
+            (precise, StopReason.precision),
+            (small, StopReason.least_squares),
+            (solved, StopReason.consistent),
+        ):
             reason = StopReason.where(holds, candidate, reason)
         return reason
 
 
-def verdict(
-    operator: LinearPair,
-    vector: Vector,
-    damp: Scalar | None,
-    iterate: Pair,
+def gather(
+    problem: Problem,
+    x: Vector,
     *,
-    estimates: Estimates,
+    residual: Vector,
+    gradient: Vector,
+    operator_norm: Scalar,
+    inverse_norm: Scalar | None = None,
+) -> Evidence:
+    """The evidence that a solution itself gives."""
+    return Evidence(
+        residual_norm=problem.residual_norm(x, residual),
+        normal_residual_norm=tree.norm(gradient),
+        solution_norm=tree.norm(x),
+        vector_norm=tree.norm(problem.vector),
+        operator_norm=operator_norm,
+        inverse_norm=inverse_norm,
+    )
+
+
+def verdict(
+    claim: StopReason,
+    now: Evidence,
     tolerances: Tolerances,
-    reason: StopReason,
-) -> tuple[PrimalDual, dict[str, Any]]:
-    """Compute the true residuals, finish the dual, and correct a false success."""
-    x = iterate.v
-    residual = tree.sub(vector, operator.mv(x))
-    normal_residual = operator.adjoint_mv(residual)
-    if damp is not None:
-        normal_residual = tree.axpy(-damp * damp, x, normal_residual)
-    residual_norm = tree.norm(residual)
-    normal_residual_norm = tree.norm(normal_residual)
-    solution_norm = tree.norm(x)
-    size = estimates.operator_norm * solution_norm + tree.norm(vector)
-    noise = _NOISE * tolerances.eps * size
+    *,
+    first_normal_norm: Scalar | None = None,
+) -> StopReason:
+    """What a method claims, corrected by the evidence.
 
-    # Each rule again, with the true residuals. The normal residual cannot be computed
-    # to better than ‖A‖ times the rounding of the residual.
-    damped_norm = residual_norm
-    if damp is not None:
-        damped_norm = jnp.hypot(residual_norm, damp * solution_norm)
-    consistent = (
-        damped_norm <= _SLACK * (tolerances.atol + tolerances.rtol * size) + noise
-    )
-    least_squares = normal_residual_norm <= (
-        _SLACK
-        * (tolerances.atol + tolerances.rtol * estimates.operator_norm * damped_norm)
-        + estimates.operator_norm * noise
-    )
-    claimed = (
-        (reason == StopReason.consistent)
-        | (reason == StopReason.least_squares)
-        | (reason == StopReason.precision)
-    )
-    # x* − x = A⁺ r = (Aᴴ A)⁺ (normal residual), bounded by what is known of ‖A⁺‖.
-    inverse_norm = estimates.inverse_norm
-    error = jnp.minimum(
-        damped_norm * inverse_norm, normal_residual_norm * inverse_norm * inverse_norm
-    ) * tree.safe_reciprocal(solution_norm)
-    demanding = tolerances.rtol < tolerances.eps**0.5
-    hollow = demanding & (error > jnp.maximum(_NO_DIGITS, _SLACK * tolerances.rtol))
-    false_claim = claimed & (~(consistent | least_squares) | hollow)
-    reason = StopReason.where(false_claim, StopReason.inaccurate, reason)
-    finite = jnp.isfinite(normal_residual_norm) & jnp.isfinite(solution_norm)
+    **Arguments:**
+
+    - `claim`: why the method stopped.
+    - `now`: norms computed from the solution.
+    - `tolerances`: what the method was asked for.
+    - `first_normal_norm`: ‖Aᴴ b‖. Where zero already meets the tolerance, the digits of
+        the solution are not what was asked for.
+    """
+    confirmed = tolerances.consistent(now, _SLACK)
+    confirmed |= tolerances.least_squares(now, _SLACK)
+    digits = jnp.maximum(_NO_DIGITS, _SLACK * tolerances.rtol)
+    demanding = tolerances.rtol <= tolerances.eps**0.5
+    hollow = demanding & (now.relative_error > digits)
+    if first_normal_norm is not None:
+        scale = now.operator_norm * now.vector_norm
+        hollow &= first_normal_norm > _SLACK * (
+            tolerances.atol + tolerances.rtol * scale
+        )
+    claimed = ~is_failure(claim) & (claim != StopReason.trivial)
+    false_claim = claimed & (~confirmed | hollow)
+    reason = StopReason.where(false_claim, StopReason.inaccurate, claim)
+    finite = jnp.isfinite(now.normal_residual_norm) & jnp.isfinite(now.solution_norm)
     broken = ~finite & (reason != StopReason.nonfinite_input)
-    reason = StopReason.where(broken, StopReason.nonfinite, reason)
-
-    inconsistent = claimed & least_squares & ~consistent
-    if damp is None:
-        dual = _without_residual(iterate.q, residual, inconsistent)
-    else:
-        dual = _without_residual(iterate.q, residual, inconsistent & (damp == 0))
-        dual = _with_null_part(dual, residual, damp, noise)
-    stats = {
-        "residual_norm": residual_norm,
-        "normal_residual_norm": normal_residual_norm,
-        "operator_norm": estimates.operator_norm,
-        "condition": estimates.condition,
-        "relative_error": error,
-        "stop_reason": reason,
-    }
-    return PrimalDual(x, dual, residual), stats
+    return StopReason.where(broken, StopReason.nonfinite, reason)
 
 
-def _without_residual(y: Vector, residual: Vector, inconsistent: Array) -> Vector:
-    """Undamped: `y` is orthogonal to null(Aᴴ).
-
-    The recurrence leaves a multiple of `r` where the system is inconsistent. Where it
-    is consistent, `r` is rounding noise, and projecting on noise destroys `y`.
-    """
-    share = tree.inner(residual, y) * tree.safe_reciprocal(
-        tree.inner(residual, residual)
+def feasible(problem: Problem, x: Vector, residual: Vector) -> Bool[Array, ""]:
+    """Whether the equations `A x = b` hold to half the digits of the dtype."""
+    operator, vector = problem.operator, problem.vector
+    zero = jnp.zeros((), tree.scalar_dtype(vector))
+    now = Evidence(
+        residual_norm=tree.norm(residual),
+        normal_residual_norm=zero,
+        solution_norm=tree.norm(x),
+        vector_norm=tree.norm(vector),
+        operator_norm=norm_estimate(problem, x, operator.mv(x)),
     )
-    return tree.axpy(jnp.where(inconsistent, -share, 0), residual, y)
+    return Tolerances.half_the_digits(problem).consistent(now)
 
 
-def _with_null_part(y: Vector, residual: Vector, damp: Scalar, noise: Scalar) -> Vector:
-    """Damped: `y = r / λ²`, of which the recurrence has only the part in range(A).
-
-    It has that part to higher accuracy than `r / λ²`, by up to (‖A‖ / λ)². So the gap
-    `e = r − λ² y` is added only where it is above rounding, that is, where there is a
-    part in null(Aᴴ).
-    """
-    gap = tree.axpy(-damp * damp, y, residual)
-    weight = jnp.where(tree.norm(gap) > noise, tree.safe_reciprocal(damp * damp), 0)
-    return tree.axpy(weight, gap, y)
+def norm_estimate(problem: Problem, x: Vector, image: Vector) -> Scalar:
+    """A bound of ‖A‖ from below, from `A x` and one product with the vector."""
+    vector = problem.vector
+    back = problem.operator.adjoint_mv(vector)
+    return jnp.maximum(
+        tree.norm(image) * tree.safe_reciprocal(tree.norm(x)),
+        tree.norm(back) * tree.safe_reciprocal(tree.norm(vector)),
+    )

@@ -14,7 +14,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree as tree
-from .._solution import StopReason, is_failure
+from .._outcome import StopReason, is_failure
 from .._tree import Vector
 from .least_norm import least_norm
 from .linearisation import Flags, Scaled, select

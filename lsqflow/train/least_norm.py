@@ -8,7 +8,8 @@ from jaxtyping import Array, Int
 from .. import _tree as tree
 from .._derivative.adjoint import ImplicitAdjoint
 from .._operator.base import AbstractOperator
-from .._solution import StopReason
+from .._outcome import StopReason
+from .._problem.problem import Problem
 from .._tree import Vector
 
 # The solution, its dual, what is left of the target, steps of the solver, how it ended.
@@ -45,8 +46,7 @@ def least_norm(
 def _solve(
     operator: AbstractOperator, target: Vector, solver: lx.AbstractLinearSolver
 ) -> LeastNorm:
-    solution, stats = ImplicitAdjoint().solve(
-        operator, target, None, solver, throw=False
-    )
+    problem = Problem(operator, target)
+    solution, stats = ImplicitAdjoint().solve(problem, solver, throw=False)
     result = solution.primal, solution.dual, solution.residual
     return *result, stats["num_steps"], stats["stop_reason"]

@@ -8,7 +8,7 @@ import lineax as lx
 import optax
 
 from .. import _tree as tree
-from .._solution import StopReason, is_failure
+from .._outcome import StopReason, is_failure
 from .._solver.lsmr import LSMR
 from ..constraint.base import AbstractConstraint
 from .inputs import ScalarOrSchedule, as_rates, require_types

@@ -15,7 +15,7 @@ import lineax as lx
 from jaxtyping import Array, Float, Int
 
 from .. import _tree as tree
-from .._solution import StopReason
+from .._outcome import StopReason
 from .._tree import Vector
 from .active_set import Rules
 from .linearisation import Flags, Linearisation, Rates, like, widen

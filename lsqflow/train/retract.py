@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .. import _tree as tree
 from .._derivative.primal_dual import checked
-from .._solution import StopReason, is_failure, result_of
+from .._outcome import StopReason, is_failure, result_of
 from .._solver.lsmr import LSMR
 from .._tree import Vector
 from ..constraint.base import AbstractConstraint, excess, largest_violation

@@ -8,7 +8,7 @@ import lineax as lx
 from jaxtyping import Array, Float, Int
 
 from .. import _tree as tree
-from .._solution import StopReason, result_of
+from .._outcome import StopReason, result_of
 from .._tree import Vector
 from ..constraint.base import AbstractConstraint
 from .linearisation import Flags, equations, split, widen

@@ -17,7 +17,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree as tree
-from .._solution import StopReason, is_failure
+from .._outcome import StopReason, is_failure
 from .._tree import Vector
 from .active_set import Rules, active_set
 from .least_norm import least_norm

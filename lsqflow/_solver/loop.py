@@ -1,0 +1,196 @@
+"""The one loop: `start`, `step`, `finish`, and the three ways to go round."""
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from equinox import AbstractVar
+from jaxtyping import Array, Bool, Float, Int
+
+from .. import _tree as tree
+from .._jax import manual_axes, vary
+from .._outcome import StopReason
+from .._problem.problem import Problem
+from .._solution import PrimalDual
+from .base import AbstractSolver, Stats
+
+Scalar = Float[Array, ""]
+Steps = int | Int[Array, ""]
+
+
+@runtime_checkable
+class State(Protocol):
+    """What an iterative solver carries from step to step: a pytree of arrays."""
+
+    @property
+    def num_steps(self) -> Int[Array, ""]:
+        """How many steps have been taken."""
+        ...
+
+    @property
+    def reason(self) -> StopReason:
+        """`running`, or why no further step is needed."""
+        ...
+
+    @property
+    def norms(self) -> tuple[Scalar, Scalar]:
+        """What the method knows of ‖r‖ and of ‖Aᴴ r − λ² x‖, without computing them."""
+        ...
+
+
+_State = TypeVar("_State", bound=State)
+Loop = Callable[[Callable[[Any], Any], Callable[[Any], Any], Any, Steps], Any]
+
+
+class AbstractIterativeSolver(AbstractSolver, Generic[_State]):
+    """A solver that goes step by step: `start`, `step`, `finish`.
+
+    `step` never touches the host and never branches, so the same three methods run in
+    a `while_loop`, in a loop that is differentiated, and in chunks driven from the host
+    ([`lsqflow.iterate`][]).
+    """
+
+    max_steps: AbstractVar[Steps | None]
+    history: AbstractVar[int]
+
+    @abc.abstractmethod
+    def start(self, problem: Problem) -> _State:
+        """The state before the first step."""
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, state: _State) -> _State:
+        """One step."""
+
+    @abc.abstractmethod
+    def finish(self, problem: Problem, state: _State) -> tuple[PrimalDual, Stats]:
+        """The solution that a state holds, checked, and its statistics."""
+
+    def limit(self, problem: Problem) -> Steps:
+        """The greatest number of steps."""
+        if self.max_steps is None:
+            return _default_steps(problem)
+        if isinstance(self.max_steps, int):
+            return self.max_steps
+        return self.max_steps.astype(jnp.int32)
+
+    def run(
+        self, problem: Problem, *, loop: Loop | None = None
+    ) -> tuple[PrimalDual, Stats]:
+        problem = ready(problem)
+        limit = self.limit(problem)
+        loop = while_loop if loop is None else loop
+        recorded = (self.start(problem), History.empty(self.history, problem))
+        recorded = vary(recorded, manual_axes(problem))
+
+        def unfinished(carry: Any) -> Bool[Array, ""]:
+            return unfinished_at(carry[0], limit)
+
+        def step(carry: Any) -> Any:
+            state = self.step(problem, carry[0])
+            return state, carry[1].record(state)
+
+        state, history = loop(unfinished, step, recorded, limit)
+        solution, stats = self.finish(problem, state)
+        return solution, {**stats, **history.stats(state.num_steps)}
+
+
+def ready(problem: Problem) -> Problem:
+    """A problem whose operator is linearised and whose arrays may enter a loop."""
+    operator, vector = vary((problem.operator, problem.vector), manual_axes(problem))
+    return Problem(operator, vector, problem.damp).linearise()
+
+
+def unfinished_at(state: State, limit: Steps) -> Bool[Array, ""]:
+    """Whether another step is to be taken."""
+    return (state.reason == StopReason.running) & (state.num_steps < limit)
+
+
+def stopped(state: State) -> StopReason:
+    """Why a solve ended: its own reason, or that it had no steps left."""
+    return StopReason.where(
+        state.reason == StopReason.running,
+        StopReason.max_steps_reached,
+        state.reason,
+    )
+
+
+def _default_steps(problem: Problem) -> int:
+    """Ten times the dimension that bounds the number of steps in exact arithmetic."""
+    steps = 10 * min(problem.operator.in_size(), problem.operator.out_size())
+    return min(steps, jnp.iinfo(jnp.int32).max)
+
+
+def while_loop(
+    unfinished: Callable[[Any], Any], step: Callable[[Any], Any], state: Any, _: Steps
+) -> Any:
+    """The loop of a plain solve: as long as it takes, and no derivative."""
+    return jax.lax.while_loop(unfinished, step, state)
+
+
+def checkpointed_loop(
+    unfinished: Callable[[Any], Any],
+    step: Callable[[Any], Any],
+    state: Any,
+    limit: Steps,
+) -> Any:
+    """A loop to differentiate: √limit chunks, each computed again going backward."""
+    if not isinstance(limit, int):
+        raise TypeError(
+            "`UnrolledAdjoint` needs a solver whose `max_steps` is an integer of "
+            "Python: the loop is laid out for that many steps."
+        )
+    length = math.isqrt(max(limit, 1) - 1) + 1
+    dynamic, static = eqx.partition(state, eqx.is_array)
+
+    def one(dynamic: Any, _: None) -> tuple[Any, None]:
+        state = eqx.combine(dynamic, static)
+        new = eqx.filter(step(state), eqx.is_array)
+        return tree.where(unfinished(state), new, dynamic), None
+
+    @jax.checkpoint
+    def chunk(dynamic: Any) -> Any:
+        return jax.lax.scan(one, dynamic, length=length)[0]
+
+    def chunk_if_needed(dynamic: Any, _: None) -> tuple[Any, None]:
+        needed = unfinished(eqx.combine(dynamic, static))
+        return jax.lax.cond(needed, chunk, lambda x: x, dynamic), None
+
+    dynamic, _ = jax.lax.scan(chunk_if_needed, dynamic, length=-(-limit // length))
+    return eqx.combine(dynamic, static)
+
+
+class History(eqx.Module):
+    """The last norms of a solve: a ring of a fixed number of rows, maybe none."""
+
+    ring: Float[Array, "rows 2"]
+
+    @classmethod
+    def empty(cls, rows: int, problem: Problem) -> "History":
+        """A history that holds nothing yet, which is NaN."""
+        return cls(jnp.full((rows, 2), jnp.nan, tree.scalar_dtype(problem.vector)))
+
+    def record(self, state: State) -> "History":
+        """The norms after a step, in place of the oldest ones."""
+        rows = len(self.ring)
+        if not rows:
+            return self
+        at = (state.num_steps - 1) % rows
+        row = jnp.stack(state.norms).astype(self.ring.dtype)
+        return History(jax.lax.dynamic_update_index_in_dim(self.ring, row, at, 0))
+
+    def stats(self, num_steps: Int[Array, ""]) -> Stats:
+        """In the order of the steps, NaN first where there were fewer steps."""
+        rows = len(self.ring)
+        if not rows:
+            return {}
+        ordered = jnp.roll(self.ring, -(num_steps % rows), axis=0)
+        return {
+            "history": {
+                "residual_norm": ordered[:, 0],
+                "normal_residual_norm": ordered[:, 1],
+            }
+        }
