@@ -249,7 +249,8 @@ FAMILIES = {
     "pseudo-inverse": Entry(lambda s, t: lf.pinv(matrix(s, (5, 7), t))),
     "pseudo-inverse, iterative": Entry(lambda s, t: lf.pinv(closure(s, t), lf.LSMR())),
     "null space": Entry(
-        lambda s, t: lf.NullSpaceProjector(matrix(s, (3, 6), t)), definite=True
+        lambda s, t: lf.NullSpaceProjector(matrix(s, (3, 6), t), throw=False),
+        definite=True,
     ),
     "range": Entry(lambda s, t: lf.RangeProjector(closure(s, t)), definite=True),
 }

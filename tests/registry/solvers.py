@@ -50,7 +50,7 @@ class Method:
 
 
 def _full_rank(entry, problem):
-    return problem.full_rank and not problem.mixed
+    return problem.full_rank
 
 
 def _no_lucky_step(entry, problem):
@@ -112,8 +112,16 @@ _LINEAX = {
     ),
     "lineax LSMR": Method(lambda tol: lx.LSMR(tol, tol)),
 }
+
+
+def _sure_of_usual(method):
+    return lambda entry, problem: (
+        method.sure(entry, problem) and not (problem.mixed or entry.half)
+    )
+
+
 LINEAX = {
-    name: dataclasses.replace(method, may_refuse=_unusual)
+    name: dataclasses.replace(method, sure=_sure_of_usual(method), may_refuse=_unusual)
     for name, method in _LINEAX.items()
 }
 ITERATIVE: dict[str, Method] = {
