@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,20 @@ class Entry:
     definite: bool = False  # says of itself that it is (semi-)definite
     moves_rank: bool = False  # a change of its leaves changes its rank
     half: bool = False  # whatever dtype was asked for
+    by_identity: bool = False  # lineax compares its function by identity
     slow: bool = False  # a sibling of another entry
+
+
+def with_one_function(entry):
+    """The entry with new arrays in one and the same function."""
+    statics = {}
+
+    def make(seed, dtype):
+        arrays, static = eqx.partition(entry.make(seed, dtype), eqx.is_array)
+        static = statics.setdefault(dtype, static)
+        return eqx.combine(arrays, static)
+
+    return dataclasses.replace(entry, make=make)
 
 
 def array(seed, shape, dtype):

@@ -30,6 +30,10 @@ HOSTS: dict[str, Host] = {
 }
 
 
+# Lineax compiles again for a closure defined anew, and so does it with its own solvers.
+BY_IDENTITY = ("linear_solve", "invert")
+
+
 def lenient(function):
     """Under JAX's ordinary promotion, which optimistix and diffrax are written for."""
 

@@ -84,7 +84,7 @@ LINEAX = {
         lambda _, t: lx.IdentityLinearOperator(struct((4,), t)),
         definite=True,
     ),
-    "lineax, function": Entry(_lineax_function),
+    "lineax, function": Entry(_lineax_function, by_identity=True),
     "lineax, plain function": Entry(
         lambda _, t: lx.FunctionLinearOperator(
             _mirror, struct((6,), t), lx.positive_semidefinite_tag
@@ -92,7 +92,7 @@ LINEAX = {
         definite=True,
     ),
     "lineax, jacobian": Entry(_lineax_jacobian),
-    "lineax, jacobian of a network": Entry(_lineax_network),
+    "lineax, jacobian of a network": Entry(_lineax_network, by_identity=True),
     "lineax, pytree": Entry(_lineax_pytree),
     "lineax, tagged": Entry(
         lambda s, t: lx.TaggedLinearOperator(
@@ -103,9 +103,9 @@ LINEAX = {
     "lineax, tagged blur": Entry(
         lambda s, t: lx.TaggedLinearOperator(own.Blur(kernel2d(s, t), (3, 4)), "mine")
     ),
-    "lineax, composed": Entry(_lineax_composed),
-    "lineax, added": Entry(_lineax_added),
-    "lineax, negated": Entry(lambda s, t: -_lineax_function(s, t)),
+    "lineax, composed": Entry(_lineax_composed, by_identity=True),
+    "lineax, added": Entry(_lineax_added, by_identity=True),
+    "lineax, negated": Entry(lambda s, t: -_lineax_function(s, t), by_identity=True),
 }
 
 ARRAYS = {
