@@ -13,6 +13,7 @@ from ._operator.matrix import MatrixOperator
 from ._problem.problem import Problem
 from ._solution import PrimalDual
 from ._solver.auto import AutoSolver
+from ._solver.lineax import require_solver
 from ._solver.lsmr import LSMR
 from ._tree import Structure, Vector
 
@@ -32,6 +33,9 @@ class PseudoInverse(AbstractOperator):
     operator: AbstractOperator
     solver: lx.AbstractLinearSolver
     throw: bool = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        require_solver(self.solver)
 
     def mv(self, vector: Vector) -> Vector:
         return solve(self.operator, vector, self.solver, self.throw).primal
@@ -125,6 +129,8 @@ class AbstractProjector(AbstractOperator):
         - `solver`: who solves; by default LSMR near the precision of the dtype.
         - `throw`: whether a solve that fails raises.
         """
+        if solver is not None:
+            require_solver(solver)
         self.operator, self.solver, self.throw = as_operator(operator), solver, throw
 
     def rmv(self, vector: Vector) -> Vector:

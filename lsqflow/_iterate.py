@@ -118,7 +118,7 @@ def iterate(
     [`lsqflow.lstsq`][] raises.
     """
     solver = _iterative(solver)
-    _require_counts(chunk, time_limit)
+    _require_types(chunk, time_limit, callback)
     problem = stated(
         operator, vector, damp=damp, weights=weights, regularizers=regularizers, x0=x0
     )
@@ -197,7 +197,12 @@ def _iterative(solver: Any) -> AbstractIterativeSolver:
     return solver
 
 
-def _require_counts(chunk: Any, time_limit: Any) -> None:
+def _require_types(chunk: Any, time_limit: Any, callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            "`callback` must be a function of an `lsqflow.Progress`, or None; got "
+            f"{callback!r}."
+        )
     if not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"`chunk` must be a positive integer; got {chunk!r}.")
     if time_limit is not None and not time_limit >= 0:

@@ -234,6 +234,9 @@ def _batch(
     if all(d is None for d in dims):
         flat = _linear_map_p.bind(*leaves, **params)
         return flat, [None] * len(flat)
+    if axis.size == 0:
+        outs = params["jaxpr"].out_avals
+        return [jnp.zeros((0, *x.shape), x.dtype) for x in outs], [0] * len(outs)
     split: _Split = params["split"]
     n = split.num_parameters
     # A shared argument of batched maps has a batch of cotangents: batch it as well.

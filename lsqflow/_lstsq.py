@@ -20,6 +20,7 @@ from ._problem.rewrite import restated, warm_start
 from ._solution import PrimalDual, Solution, concluded
 from ._solver.auto import AutoSolver
 from ._solver.base import Stats
+from ._solver.lineax import require_solver
 from ._tree import Vector
 from .constraint.affine import Affine
 
@@ -79,7 +80,7 @@ def lstsq(
     structures do not fit; an error that names the likely causes at run time, if the
     solve fails and `throw` is true.
     """
-    _require_types(solver, subject_to, adjoint)
+    _require_types(solver, subject_to, adjoint, throw)
     problem = stated(
         operator, vector, damp=damp, weights=weights, regularizers=regularizers, x0=x0
     )
@@ -153,12 +154,12 @@ def _pair(bounds: Any) -> tuple[Any, Any]:
     return bounds[0], bounds[1]
 
 
-def _require_types(solver: Any, subject_to: Any, adjoint: Any) -> None:
+def _require_types(solver: Any, subject_to: Any, adjoint: Any, throw: Any) -> None:
     """Raise a `TypeError` for what cannot be used."""
-    if not isinstance(solver, lx.AbstractLinearSolver):
+    require_solver(solver)
+    if not isinstance(throw, bool):
         raise TypeError(
-            "`solver` must be an lsqflow or lineax solver, such as `lsqflow.LSMR()`; "
-            f"got {solver!r}."
+            f"`throw` must be True or False, known while tracing; got {throw!r}."
         )
     if not isinstance(adjoint, AbstractAdjoint):
         raise TypeError(

@@ -85,7 +85,7 @@ with warnings.catch_warnings():
         )
 
 
-_SUCCESSES = (
+_SUCCESSES: tuple[Any, ...] = (
     StopReason.successful,
     StopReason.consistent,
     StopReason.least_squares,
@@ -106,7 +106,10 @@ _IN_LINEAX = (
 )
 
 
-class Outcome(type(lx.RESULTS.successful)):
+_Item: Any = type(lx.RESULTS.successful)
+
+
+class Outcome(_Item):
     """A `lineax.RESULTS`, to be compared with those, that knows the whole reason."""
 
     reason: StopReason
@@ -137,7 +140,7 @@ def first_failure(reason: StopReason) -> str | None:
 
 
 def _item(code: Any) -> Any:
-    return type(lx.RESULTS.successful)(np.asarray(code, np.int32), StopReason)
+    return _Item(np.asarray(code, np.int32), StopReason)
 
 
 def name_of(reason: StopReason) -> str:
@@ -196,6 +199,6 @@ def checked(solution: _T, reason: StopReason, throw: bool) -> _T:  # noqa: FBT00
     failed = is_failure(reason)
     # In a batch, the text is that of the largest number, also of elements that did not
     # fail: these get the smallest one.
-    reason = StopReason.where(failed, reason, StopReason.successful)
+    reason = StopReason.where(failed, reason, _SUCCESSES[0])
     token = reason.error_if(jnp.zeros(()), failed)
     return jax.tree.map(lambda x: x + token.astype(x.dtype), solution)

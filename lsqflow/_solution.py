@@ -131,15 +131,15 @@ def concluded(
 
 def _summary(solution: Solution) -> str:
     """How it ended, in numbers; then what there is, in shapes."""
-    stats = {k: known(v) for k, v in solution.stats.items() if eqx.is_array_like(v)}
     reason = solution.stats["stop_reason"]
-    steps, norm = int(stats["num_steps"]), float(stats["residual_norm"])
+    steps = int(solution.stats["num_steps"])
+    norm = float(solution.stats["residual_norm"])
     way = f"in {steps} step{'s' * (steps != 1)}" if steps else "directly"
     if bool(is_failure(reason)):
         head = f"FAILED after {steps} steps ({name_of(reason)})"
     else:
         head = f"solved {way} ({name_of(reason)})"
-    normal = float(stats["normal_residual_norm"])
+    normal = float(solution.stats["normal_residual_norm"])
     objective = float(np.asarray(solution.objective))
     head += f", ‖b − A x‖ = {norm:.3g}, ‖∇f‖ / 2 = {normal:.1e}, f = {objective:.4g}"
     lines = [f"Solution: {head}"]

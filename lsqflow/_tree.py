@@ -72,6 +72,21 @@ def scalar_dtype(tree: PyTree[Any]) -> Any:
     return _compute_dtype(finest)
 
 
+def as_arrays(x: Any, name: str) -> Any:
+    """A pytree of arrays, or a `TypeError` that names what is none."""
+
+    def leaf(path: Any, value: Any) -> Array:
+        try:
+            return jnp.asarray(value)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"`{name}`{jax.tree_util.keystr(path)} must be an array of numbers; "
+                f"got {value!r} of type {type(value).__name__}."
+            ) from None
+
+    return jax.tree_util.tree_map_with_path(leaf, x)
+
+
 def require_inexact(tree: PyTree[Any], owner: str) -> None:
     """Raise a `TypeError` unless every leaf is real or complex floating point."""
     for path, leaf in jax.tree.leaves_with_path(tree):

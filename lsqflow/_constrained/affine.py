@@ -76,7 +76,7 @@ def solve_affine(
     # The solver has compared what it reached with its tolerances, but in the null space
     # as the projector sees it: further than that, x cannot be better.
     asked = Tolerances.half_the_digits(problem, stats["normal_residual_norm"])
-    reason = verdict(reason, now, asked)
+    reason = verdict(reason, now, asked, digits=False)
     possible = is_failure(reason) | feasible(equations, x, gap)
     reason = StopReason.where(possible, reason, StopReason.infeasible)
     stats: dict[str, Any] = {

@@ -10,7 +10,7 @@ from .._problem.problem import Problem
 from .._solution import PrimalDual
 from .._solver.auto import AutoSolver
 from .._solver.base import Stats
-from .._solver.lineax import as_solver
+from .._solver.lineax import as_solver, require_solver
 from .._solver.loop import AbstractIterativeSolver, checkpointed_loop
 from .primal_dual import System
 
@@ -37,6 +37,10 @@ class ImplicitAdjoint(AbstractAdjoint):
     """
 
     solver: lx.AbstractLinearSolver | None = None
+
+    def __check_init__(self) -> None:
+        if self.solver is not None:
+            require_solver(self.solver)
 
     def solve(
         self, problem: Problem, solver: lx.AbstractLinearSolver, *, throw: bool

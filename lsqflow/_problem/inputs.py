@@ -67,12 +67,12 @@ def _as_terms(regularizers: Any) -> tuple[Tikhonov, ...]:
 
 def conform(x: Any, structure: Structure, name: str, end: str) -> Vector:
     """`x` as arrays of the given structure, or an error that says what is wrong."""
-    x = jax.tree.map(jnp.asarray, x)
+    x = tree.as_arrays(x, name)
     expected, got = jax.tree.structure(structure), jax.tree.structure(x)
     if expected != got:
         raise ValueError(
             f"`{name}` must have the pytree structure of the operator's {end}, "
-            f"{expected}; got {got}."
+            f"{expected}; got {got}.{_hint(x, structure)}"
         )
 
     def leaf(path: Any, want: jax.ShapeDtypeStruct, have: Array) -> Array:
@@ -99,6 +99,14 @@ def conform(x: Any, structure: Structure, name: str, end: str) -> Vector:
     return jax.tree_util.tree_map_with_path(leaf, structure, x)
 
 
+def _hint(x: Any, structure: Structure) -> str:
+    """What to do about a list of numbers, which is a pytree of its entries."""
+    one = jax.tree.structure(structure) == jax.tree.structure(0)
+    if one and isinstance(x, list | tuple) and all(jnp.ndim(v) == 0 for v in x):
+        return " A list is a pytree of its entries: convert it with `jnp.asarray`."
+    return ""
+
+
 def _safe_cast(have: Any, want: Any) -> bool:
     """Integers to anything; real to complex of the same precision."""
     if have == want or not jnp.issubdtype(have, jnp.inexact):
@@ -111,7 +119,9 @@ def as_damp(damp: ArrayLike, vector: Vector) -> Float[Array, ""]:
     """The damping λ as an array, in the scalar dtype of the vector."""
     if isinstance(damp, int | float) and not damp >= 0:
         raise ValueError(f"`damp` must be non-negative; got {damp}.")
-    array = jnp.asarray(damp)
+    array = tree.as_arrays(damp, "damp")
+    if not isinstance(array, jax.Array):
+        raise TypeError(f"`damp` must be a real scalar; got {damp!r}.")
     if array.shape != () or jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(
             f"`damp` must be a real scalar; got shape {array.shape} and dtype "
@@ -126,7 +136,7 @@ def root_weights(weights: Any, structure: Structure) -> Vector:
     A weight of zero becomes one too small to matter, whose root can be divided by and
     differentiated: the derivative with respect to a weight is finite at zero.
     """
-    weights = jax.tree.map(jnp.asarray, weights)
+    weights = tree.as_arrays(weights, "weights")
     expected, got = jax.tree.structure(structure), jax.tree.structure(weights)
     if expected != got:
         raise ValueError(

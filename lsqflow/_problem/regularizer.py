@@ -3,10 +3,10 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .. import _tree as tree
 from .._operator.base import AbstractOperator
 from .._operator.convert import as_operator
 
@@ -33,12 +33,18 @@ class Tikhonov(eqx.Module):
 
         **Raises:** `ValueError` unless the strength is a real scalar.
         """
+        if isinstance(operator, int | float):
+            raise TypeError(
+                "The first argument of `Tikhonov` is the operator; got the number "
+                f"{operator}. For a strength write `lsqflow.Tikhonov(strength="
+                f"{operator})`."
+            )
         self.operator = None if operator is None else as_operator(operator)
-        self.strength = jnp.asarray(strength)
+        self.strength = tree.as_arrays(strength, "strength")
         if self.strength.shape != () or jnp.iscomplexobj(self.strength):
             raise ValueError(
                 "The `strength` of a regularizer must be a real scalar; got shape "
                 f"{self.strength.shape} and dtype {self.strength.dtype}. For entrywise "
                 "strengths, put `lsqflow.Diagonal(weights) @ operator`."
             )
-        self.prior = jax.tree.map(jnp.asarray, prior)
+        self.prior = tree.as_arrays(prior, "prior")

@@ -7,7 +7,7 @@ from .._problem.problem import Problem
 from .._solution import PrimalDual
 from .base import AbstractSolver, Stats
 from .golub_kahan import AbstractGolubKahanSolver
-from .lineax import as_solver, can_factorize
+from .lineax import as_solver, can_factorize, require_solver
 from .lsmr import LSMR
 
 # Matrices up to this many entries are factorized: there, a singular value
@@ -26,6 +26,9 @@ class AutoSolver(AbstractSolver):
     """
 
     iterative: AbstractGolubKahanSolver = LSMR()
+
+    def __check_init__(self) -> None:
+        require_solver(self.iterative, "iterative")
 
     def select(self, operator: lx.AbstractLinearOperator) -> lx.AbstractLinearSolver:
         """The solver that `operator` will be solved with."""

@@ -6,6 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, Float, Int
 
@@ -220,7 +221,9 @@ def _require_tolerance(name: str, value: Any) -> None:
     """Raise unless a tolerance is None, a number or a real scalar, and not negative."""
     if value is None and name != "atol":
         return
-    if isinstance(value, bool | str) or jnp.shape(value) != ():
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    array = isinstance(value, Array | np.ndarray | np.generic)
+    if not number and not (array and value.shape == ()):
         raise TypeError(
             f"`{name}` must be a non-negative number, or a scalar array; got {value!r}."
         )
@@ -232,7 +235,7 @@ def _require_count(name: str, value: Any) -> None:
     """Raise unless a number of steps is an integer, or an array of one."""
     if value is None and name == "max_steps":
         return
-    array = eqx.is_array(value) and jnp.issubdtype(value.dtype, jnp.integer)
+    array = isinstance(value, Array) and jnp.issubdtype(value.dtype, jnp.integer)
     if isinstance(value, bool) or not (isinstance(value, int) or array):
         raise TypeError(
             f"`{name}` must be an integer{' or None' * (name == 'max_steps')}; got "

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float
 
 from .. import _tree as tree
 from .._jax import explicit_sharding
-from .._outcome import StopReason, from_lineax
+from .._operator.display import brief
+from .._outcome import StopReason, from_lineax, is_failure
 from .._problem.problem import Problem
 from .._problem.rewrite import damped_rows
 from .._solution import PrimalDual
@@ -21,7 +22,8 @@ Scalar = Float[Array, ""]
 
 # These ask for products alone, and stop by tolerances of their own.
 _ITERATIVE = (lx.CG, lx.GMRES, lx.BiCGStab, lx.LSMR)
-_FACTORIZING = (lx.QR, lx.SVD, lx.LU, lx.Cholesky)
+# A solution that is this far, relatively, from every Aᴴ y is not the one of least norm.
+_OFF_RANGE = 0.02
 
 
 class LineaxSolver(AbstractSolver):
@@ -54,7 +56,16 @@ class LineaxSolver(AbstractSolver):
             gradient=problem.gradient(x, residual),
             operator_norm=norm_estimate(problem, x, tree.sub(problem.vector, residual)),
         )
-        reason = verdict(from_lineax(result), now, _tolerances(self.solver, problem))
+        claim = from_lineax(result)
+        if not isinstance(_innermost(self.solver), _ITERATIVE):
+            # A method for full rank can find a minimizer of another norm.
+            off = tree.norm(tree.sub(x, rows.operator.adjoint_mv(y)))
+            claim = StopReason.where(
+                ~is_failure(claim) & (off > _OFF_RANGE * now.solution_norm),
+                StopReason.failed,
+                claim,
+            )
+        reason = verdict(claim, now, _tolerances(self.solver, problem))
         finite = all_finite(problem)
         unknown = jnp.full_like(now.residual_norm, jnp.nan)
         return solution, {
@@ -70,7 +81,17 @@ class LineaxSolver(AbstractSolver):
 
 def as_solver(solver: lx.AbstractLinearSolver) -> AbstractSolver:
     """A solver of ours, from one of ours or of lineax."""
+    require_solver(solver)
     return solver if isinstance(solver, AbstractSolver) else LineaxSolver(solver)
+
+
+def require_solver(solver: Any, name: str = "solver") -> None:
+    """Raise a `TypeError` for what is no solver."""
+    if not isinstance(solver, lx.AbstractLinearSolver):
+        raise TypeError(
+            f"`{name}` must be an lsqflow or lineax solver, such as `lsqflow.LSMR()`; "
+            f"got {solver!r}."
+        )
 
 
 def can_factorize(operator: lx.AbstractLinearOperator) -> bool:
@@ -105,11 +126,14 @@ def _suited(solver: lx.AbstractLinearSolver, rows: Problem) -> lx.AbstractLinear
     return solver
 
 
+def _innermost(solver: lx.AbstractLinearSolver) -> Any:
+    """The solver that does the work, inside `lineax.Normal`."""
+    return _innermost(solver.inner_solver) if isinstance(solver, lx.Normal) else solver
+
+
 def _tolerances(solver: lx.AbstractLinearSolver, problem: Problem) -> Tolerances:
     """What a solver was asked for: its tolerances, or half the digits."""
-    inner = solver
-    while isinstance(inner, lx.Normal):
-        inner = inner.inner_solver
+    inner = _innermost(solver)
     if not isinstance(inner, _ITERATIVE):
         return Tolerances.half_the_digits(problem)
     # Lineax compares entries, by default, where we compare norms.
@@ -120,9 +144,17 @@ def _tolerances(solver: lx.AbstractLinearSolver, problem: Problem) -> Tolerances
 
 def _require_fit(solver: lx.AbstractLinearSolver, problem: Problem) -> None:
     """Raise a `TypeError` for what would end in an error of LAPACK or of lineax."""
-    if isinstance(solver, _FACTORIZING) and _is_half(problem.operator):
+    name, operator = type(solver).__name__, problem.operator
+    ends = operator.in_structure(), operator.out_structure()
+    between = f"{brief(ends[0])} to {brief(ends[1])}"
+    if _is_half(operator):
         raise TypeError(
-            f"`{type(solver).__name__}` factorizes matrices of single or double "
-            "precision, and this operator has half. Use `lsqflow.LSMR()`, or convert "
-            "operator and vector with `.astype(jnp.float32)`."
+            f"`{name}` works in single or double precision, and this operator has "
+            f"half: {between}. Use `lsqflow.LSMR()`, or convert operator and vector "
+            "with `.astype(jnp.float32)`."
+        )
+    if len({tree.is_complex(x) for x in jax.tree.leaves(ends)}) > 1:
+        raise TypeError(
+            f"`{name}` needs a matrix. An operator from {between} has none: it is "
+            "linear over the real numbers only. Use `lsqflow.LSMR()`."
         )

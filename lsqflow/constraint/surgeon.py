@@ -12,6 +12,7 @@ from .._derivative.adjoint import ImplicitAdjoint
 from .._operator.matrix import MatrixOperator
 from .._operator.structure.selection import Mask
 from .._problem.inputs import as_damp
+from .._problem.problem import Problem
 from .._solver.auto import AutoSolver
 
 
@@ -92,9 +93,8 @@ def _compensate(
     @jax.vmap
     def change(row: Array, free: Array) -> Any:
         masked = operator @ Mask(free, row.dtype)
-        solution, _ = ImplicitAdjoint().solve(
-            masked, operator.mv(row), damp, solver, throw=throw
-        )
+        problem = Problem(masked, operator.mv(row), damp)
+        solution, _ = ImplicitAdjoint().solve(problem, solver, throw=throw)
         return solution.primal
 
     kept = jnp.where(mask, jnp.zeros_like(weights), weights)

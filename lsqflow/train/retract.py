@@ -147,5 +147,5 @@ def _retract(  # noqa: PLR0917
     reason = StopReason.where(violation <= tolerance, StopReason.consistent, reason)
     finite = jnp.isfinite(violation)
     reason = StopReason.where(finite, reason, StopReason.nonfinite)
-    params = checked(params, {"stop_reason": reason}, throw)
+    params = checked(params, reason, throw)
     return Retraction(params, violation, count, reason)
