@@ -70,6 +70,19 @@ def _regularized():
     return lf.lstsq(A, B, weights=jnp.abs(B), regularizers=terms)
 
 
+def _steps(limit=None, state=None):
+    """Two steps at a time, up to a limit."""
+    return lf.iterate(
+        A,
+        B,
+        lf.LSMR(rtol=1e-12, max_steps=40),
+        state=state,
+        chunk=2,
+        callback=lambda seen: limit is not None and seen.num_steps >= limit,
+        progress=False,
+    )
+
+
 def _path():
     return lf.regularization_path(A, B, jnp.asarray([0.1, 1.0, 10.0]))
 
@@ -94,6 +107,8 @@ RESULTS = {
     "tikhonov, all arguments": lambda: lf.Tikhonov(lf.Gradient((3, 2)), 0.5, B[:6]),
     "affine": lambda: lf.Affine(A),
     "affine with a target": lambda: lf.Affine(A, B),
+    "problem": lambda: lf.Problem(lf.as_operator(A), B, jnp.asarray(0.1)),
+    "iteration, interrupted": lambda: _steps(limit=4),
     "stop reason": lambda: lf.lstsq(A, B).stats["stop_reason"],
     "result": lambda: lf.lstsq(A, B).result,
 }
@@ -103,7 +118,7 @@ def assert_equal(got, want):
     """Leaf by leaf and bit by bit; what is static compares as equinox does."""
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        if eqx.is_array(y):
+        if isinstance(y, jax.Array | np.ndarray):
             assert (x.shape, x.dtype) == (y.shape, y.dtype)
             np.testing.assert_array_equal(x, y)
         else:
@@ -188,3 +203,13 @@ def test_copied_terms_solve_alike(results, copied):
 def test_a_copied_path_chooses_alike(results, copied):
     path = results["path"]
     np.testing.assert_array_equal(copied(path).gcv(), path.gcv())
+
+
+@each_copy
+def test_a_copied_state_goes_on_to_the_same_bits(results, copied):
+    begun = results["iteration, interrupted"]
+    ended = _steps(state=copied(begun.state))
+    whole = _steps()
+    assert int(begun.state.num_steps) < int(whole.state.num_steps)
+    assert_equal(ended.state, whole.state)
+    assert_equal(ended.solution, whole.solution)
