@@ -3,6 +3,7 @@
 import warnings
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
