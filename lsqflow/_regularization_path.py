@@ -115,7 +115,7 @@ def regularization_path(
     operator: OperatorLike,
     vector: PyTree[ArrayLike],
     strengths: ArrayLike,
-    regularizer: Tikhonov = Tikhonov(),
+    regularizer: Tikhonov | None = None,
     solver: lx.AbstractLinearSolver = AutoSolver(),
     *,
     weights: PyTree[ArrayLike] | None = None,
@@ -130,7 +130,7 @@ def regularization_path(
 
     - `operator`, `vector`, `solver`, `weights`, `throw`: as for [`lsqflow.lstsq`][].
     - `strengths`: positive numbers, best evenly spaced in their logarithms.
-    - `regularizer`: the term whose strength varies; by default ‖x‖.
+    - `regularizer`: the term whose strength varies; by default, None, it is ‖x‖.
     - `regularizers`: further terms, with strengths of their own.
     - `key`: for the probes; a fixed one by default.
     - `num_probes`: random vectors, of independent signs, with which the degrees of
@@ -142,6 +142,7 @@ def regularization_path(
     **Raises:** `ValueError` unless `strengths` is one-dimensional.
     """
     operator = as_operator(operator)
+    regularizer = Tikhonov() if regularizer is None else regularizer
     target = operator.out_structure()
     strengths = jnp.asarray(strengths, tree.scalar_dtype(target))
     if strengths.ndim != 1:

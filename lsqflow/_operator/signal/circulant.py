@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
+import scipy
 from jaxtyping import Array, Inexact
 
 from ..._tree import Structure
@@ -15,7 +15,8 @@ from .grid import Shape
 
 def fast_lengths(sizes: Shape) -> Shape:
     """The least lengths from these sizes on for which an FFT is fast."""
-    next_fast_length: Any = scipy.fft.next_fast_len  # its stub says it returns nothing
+    # SciPy imports its parts when they are used; its stub says this returns nothing.
+    next_fast_length: Any = scipy.fft.next_fast_len
     return tuple(map(next_fast_length, sizes))
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import issparse
+import scipy
 
 from ..._jax import is_traced
 
@@ -23,7 +23,9 @@ class Triplets(NamedTuple):
 
 def is_sparse(matrix: Any) -> bool:
     """Whether `triplets_of` can read it."""
-    return isinstance(matrix, Triplets) or issparse(matrix) or _is_jax(matrix)
+    return (
+        isinstance(matrix, Triplets) or scipy.sparse.issparse(matrix) or _is_jax(matrix)
+    )
 
 
 # By its attributes: `jax.experimental.sparse` is slow to import.
@@ -41,7 +43,7 @@ def triplets_of(matrix: Any) -> Triplets:
         return _checked(matrix)
     if _is_jax(matrix):
         return _checked(_from_jax(matrix))
-    if not issparse(matrix):
+    if not scipy.sparse.issparse(matrix):
         raise TypeError(
             "`SparseOperator` takes a sparse matrix of SciPy or a `BCOO` or `BCSR` of "
             f"`jax.experimental.sparse`; got {type(matrix).__name__}. Make it from "
