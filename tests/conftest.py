@@ -4,7 +4,10 @@ JAX reads XLA_FLAGS once and jaxtyping's hook sees only later imports, so the or
 this file matters: environment, JAX, hook, and `lsqflow` only in the test modules.
 """
 
+import hashlib
 import os
+import pathlib
+import platform
 import zlib
 
 _FLAGS = {"--xla_force_host_platform_device_count": 8}
@@ -23,6 +26,27 @@ import pytest  # noqa: E402
 jax.config.update("jax_enable_x64", os.environ.get("LSQFLOW_X64", "1") != "0")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _cache_of_programs():
+    """Where compiled programs are kept between runs; None to keep none.
+
+    Most of the time of the tests is spent in the compiler. Programs that call back to
+    the host cannot be kept. A program is for one kind of processor.
+    """
+    given = os.environ.get("LSQFLOW_CACHE", "~/.cache/lsqflow-tests")
+    if given == "0":
+        return None
+    processor = pathlib.Path("/proc/cpuinfo")
+    lines = processor.read_text().splitlines() if processor.exists() else []
+    flags = next((x for x in lines if x.startswith(("flags", "Features"))), "")
+    kind = hashlib.sha256((platform.platform() + flags).encode()).hexdigest()[:12]
+    return str(pathlib.Path(given).expanduser() / kind)
+
+
+jax.config.update("jax_compilation_cache_dir", _cache_of_programs())
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 jaxtyping.install_import_hook("lsqflow", "beartype.beartype")
 
