@@ -43,9 +43,11 @@ class LineaxSolver(AbstractSolver):
         state = method.init(rows.operator, options)
         x, result, own_stats = method.compute(state, rows.vector, options)
 
-        # x = Aᴴ y for y = (Aᴴ)⁺ x.
-        adjoint_state, _ = method.conj(*method.transpose(state, options))
-        y, _, _ = method.compute(adjoint_state, x, options)
+        # x = Aᴴ y for y = (Aᴴ)⁺ x. Not by `conj` of lineax's solvers: that of LU undoes
+        # the transposition.
+        transposed, _ = method.transpose(state, options)
+        y, _, _ = method.compute(transposed, tree.conj(x), options)
+        y = tree.conj(y)
         solution = back(PrimalDual(x, y, rows.residual(x)))
 
         residual = solution.residual
