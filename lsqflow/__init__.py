@@ -4,7 +4,7 @@ import importlib.metadata
 
 from lineax import QR as QR, SVD as SVD, Cholesky as Cholesky
 
-from . import testing as testing
+from . import constraint as constraint, testing as testing, train as train
 from ._convergence import plot_convergence as plot_convergence
 from ._derivative.adjoint import (
     AbstractAdjoint as AbstractAdjoint,
@@ -115,7 +115,8 @@ from .constraint.lipschitz import Lipschitz as Lipschitz
 from .constraint.norms import NormBound as NormBound, Orthogonal as Orthogonal
 from .constraint.periodic import Periodic as Periodic
 from .constraint.pin import AbstractPin as AbstractPin, Fixed as Fixed
-from .constraint.sparsity import Sparsity as Sparsity, cubic_sparsity as cubic_sparsity
+from .constraint.pruning import cubic_sparsity as cubic_sparsity
+from .constraint.sparsity import Sparsity as Sparsity
 from .constraint.surgeon import compensate as compensate
 from .constraint.symmetry import Equivariance as Equivariance
 from .train.null_space import null_space as null_space

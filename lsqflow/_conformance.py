@@ -98,6 +98,18 @@ class Subject:
         _require(error <= bound, f"{what} relative error {error:.1e}.")
 
 
+def require_linear(operator: AbstractOperator, rng: np.random.Generator) -> None:
+    """Linearity alone, where products fail.
+
+    What is not linear has no transpose. JAX says so of a step inside of `mv`.
+    """
+    subject = Subject(operator, rng)
+    two = jnp.full((), 2, tree.scalar_dtype(subject.x))
+    Ax, Az = operator.mv(subject.x), operator.mv(subject.z)
+    got = operator.mv(tree.axpy(two, subject.z, subject.x))
+    subject.close(got, tree.axpy(two, Az, Ax), "`mv` is not linear: `mv(x + 2 z)`")
+
+
 def require_structures(operator: AbstractOperator) -> None:
     """Structures and dtypes, on which all other checks rest."""
     source, target = operator.in_structure(), operator.out_structure()
@@ -149,8 +161,9 @@ def _transformations(subject: Subject) -> None:
     pair = [subject.got["A x"], subject.got["A z"]]
     want = jax.tree.map(lambda *leaves: np.stack(leaves), *pair)
     subject.close(subject.got["vmap(mv)"], want, "`vmap(mv)`")
-    other = jax.tree.map(lambda p: (1.5 * np.asarray(p)).astype(p.dtype), parameters)
-    subject.products(jax.tree.map(jnp.asarray, other), subject.x, subject.z, subject.u)
+    # A multiple by a Python number is weakly typed where the leaf is.
+    other = jax.tree.map(lambda p: p * 1.5, parameters)
+    subject.products(other, subject.x, subject.z, subject.u)
     again = f"new values of the leaves traced again ({subject.traces} times)."
     _require(subject.traces == 1, again)
 

@@ -4,8 +4,9 @@ Tracers, jaxprs, primitives and layouts; where arrays live: shardings in their t
 and the manual axes of `shard_map`. Other modules use what is documented and stable.
 """
 
+import functools as ft
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer, eval_jaxpr
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.extend.core import Primitive, jaxpr_as_fun, primitives
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
@@ -24,16 +25,21 @@ __all__ = [
     "Primitive",
     "ad",
     "batching",
+    "bind",
     "eval_jaxpr",
     "explicit_sharding",
+    "is_plain_jit",
     "is_traced",
     "jaxpr_as_fun",
     "known",
     "manual_axes",
     "mlir",
+    "primitive_named",
     "raises_inside",
+    "reshard_as",
     "reshard_like",
     "row_major",
+    "sharded_structure",
     "vary",
 ]
 
@@ -87,6 +93,20 @@ def reshard_like(x: Vector, example: Callable[[], Vector]) -> Vector:
     return jax.tree.map(leaf, x, jax.eval_shape(example))
 
 
+def sharded_structure(x: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array and, on an explicit mesh, its sharding."""
+    sharding = explicit_sharding(x)
+    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=sharding)
+
+
+def reshard_as(x: Array, structure: jax.ShapeDtypeStruct) -> Array:
+    """`x`, on an explicit mesh with the sharding of a structure."""
+    mesh = getattr(structure.sharding, "mesh", None)
+    if mesh is None or jax.sharding.AxisType.Explicit not in mesh.axis_types:
+        return x
+    return jax.sharding.reshard(x, structure.sharding)
+
+
 def _varying(x: Any) -> frozenset[Any]:
     return jax.typeof(x).manual_axis_type.varying
 
@@ -110,3 +130,38 @@ def vary(tree: PyTree[Any], axes: frozenset[Any]) -> PyTree[Any]:
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(leaf, tree)
+
+
+def bind(primitive: Any, params: dict[str, Any], args: Sequence[Any]) -> Sequence[Any]:
+    """The results of an operation of a jaxpr, on other operands."""
+    out = primitive.bind(*args, **primitive.get_bind_params(params))
+    return out if primitive.multiple_results else [out]
+
+
+@ft.cache
+def _jit_defaults() -> dict[str, Any]:
+    (eqn,) = jax.make_jaxpr(jax.jit(lambda x: x + x))(1.0).eqns
+    return {k: v for k, v in eqn.params.items() if k not in ("jaxpr", "name")}
+
+
+def is_plain_jit(params: dict[str, Any]) -> bool:
+    """Whether a `jit` inside of a jaxpr has no options, such as shardings."""
+
+    def same(value: Any, default: Any) -> bool:
+        if isinstance(default, tuple) and default:  # one for each argument or result
+            return all(x == default[0] for x in value)
+        return value == default
+
+    return all(same(params[k], default) for k, default in _jit_defaults().items())
+
+
+@ft.cache
+def _primitives() -> dict[str, Any]:
+    modules = (primitives, jax.lax)
+    found = [vars(m)[name] for m in modules for name in dir(m) if name.endswith("_p")]
+    return {p.name: p for p in found if isinstance(p, Primitive)}
+
+
+def primitive_named(name: str) -> Any:
+    """One of JAX's public operations; `None` if it has none of this name."""
+    return _primitives().get(name)

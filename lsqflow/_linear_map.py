@@ -60,7 +60,7 @@ class AbstractLinearMap(eqx.Module):
             return_shape=True,
         )(*leaves)
         out = jax.tree.structure(out)
-        flat = _linear_map_p.bind(
+        flat = linear_map_p.bind(
             *leaves, jaxpr=jaxpr, lazily=lazily, split=split, out=out
         )
         return jax.tree.unflatten(out, flat)
@@ -163,7 +163,7 @@ def _abstract_eval(*leaves: Any, jaxpr: Any, **_: Any) -> Any:
 def _jvp(
     primals: Sequence[Any], tangents: Sequence[Any], **params: Any
 ) -> tuple[Sequence[Any], Sequence[Any]]:
-    primals_out = _linear_map_p.bind(*primals, **params)
+    primals_out = linear_map_p.bind(*primals, **params)
     value, aux = jax.tree.unflatten(params["out"], primals_out)
     split: _Split = params["split"]
     linear_map, arg = split.join(primals)
@@ -232,7 +232,7 @@ def _batch(
     axis: Any, leaves: Sequence[Any], dims: Sequence[Any], **params: Any
 ) -> tuple[Sequence[Any], Sequence[Any]]:
     if all(d is None for d in dims):
-        flat = _linear_map_p.bind(*leaves, **params)
+        flat = linear_map_p.bind(*leaves, **params)
         return flat, [None] * len(flat)
     if axis.size == 0:
         outs = params["jaxpr"].out_avals
@@ -264,11 +264,11 @@ def _batch(
     return flat, [0] * len(flat)
 
 
-_linear_map_p = Primitive("linear_map")
-_linear_map_p.multiple_results = True
-_linear_map_p.def_impl(_impl)
-_linear_map_p.def_effectful_abstract_eval(_abstract_eval)
-ad.primitive_jvps[_linear_map_p] = _jvp
-ad.primitive_transposes[_linear_map_p] = _transpose
-batching.fancy_primitive_batchers[_linear_map_p] = _batch
-mlir.register_lowering(_linear_map_p, mlir.lower_fun(_impl, multiple_results=True))
+linear_map_p = Primitive("linear_map")
+linear_map_p.multiple_results = True
+linear_map_p.def_impl(_impl)
+linear_map_p.def_effectful_abstract_eval(_abstract_eval)
+ad.primitive_jvps[linear_map_p] = _jvp
+ad.primitive_transposes[linear_map_p] = _transpose
+batching.fancy_primitive_batchers[linear_map_p] = _batch
+mlir.register_lowering(linear_map_p, mlir.lower_fun(_impl, multiple_results=True))

@@ -179,12 +179,25 @@ def from_lineax(result: lx.RESULTS) -> StopReason:
     return reason
 
 
-def is_failure(reason: StopReason) -> Bool[Array, ""]:
+def is_failure(reason: StopReason) -> Bool[Array, "..."]:
     """Whether a stop reason means that the solution must not be trusted."""
     success = reason == StopReason.running
     for good in _SUCCESSES:
         success |= reason == good
     return ~success
+
+
+def raised(solution: _T, reason: StopReason) -> _T:
+    """The solution, any pytree; raising if it failed.
+
+    On the host, in one sentence, where the reason is known; otherwise at run time.
+    """
+    if known(is_failure(reason)) is None:
+        return checked(solution, reason, throw=True)
+    text = first_failure(reason)
+    if text is not None:
+        raise eqx.EquinoxRuntimeError(text)
+    return solution
 
 
 def checked(solution: _T, reason: StopReason, throw: bool) -> _T:  # noqa: FBT001

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from . import _tree as tree
-from ._jax import known
-from ._outcome import checked, first_failure, is_failure, name_of, result_of
+from ._outcome import is_failure, name_of, raised, result_of
 
 
 class PrimalDual(eqx.Module):
@@ -92,14 +91,9 @@ class Solution(eqx.Module):
         **Raises:** `equinox.EquinoxRuntimeError`.
         """
         reason = self.stats["stop_reason"]
-        if known(is_failure(reason)) is None:
-            vectors = (self.value, self.residual, self.dual)
-            value, residual, dual = checked(vectors, reason, throw=True)
-            return dataclasses.replace(self, value=value, residual=residual, dual=dual)
-        text = first_failure(reason)
-        if text is not None:
-            raise eqx.EquinoxRuntimeError(text)
-        return self
+        vectors = (self.value, self.residual, self.dual)
+        value, residual, dual = raised(vectors, reason)
+        return dataclasses.replace(self, value=value, residual=residual, dual=dual)
 
     def __repr__(self) -> str:
         try:

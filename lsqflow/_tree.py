@@ -48,6 +48,10 @@ class StaticStructure:
     def __repr__(self) -> str:
         return repr(self.tree)
 
+    def __reduce__(self) -> Any:
+        # JAX pickles tree definitions of built-in containers only.
+        return StaticStructure, (self.tree,)
+
 
 def zeros(structure: Structure) -> Vector:
     """A zero vector of the given structure."""
@@ -239,7 +243,7 @@ class Packed(eqx.Module):
     """
 
     values: Array
-    treedef: Any = eqx.field(static=True)
+    positions: Any = eqx.field(static=True)
 
     @classmethod
     def of(cls, scalars: PyTree[Scalar]) -> "Packed":
@@ -249,8 +253,10 @@ class Packed(eqx.Module):
         packed = jnp.full(positions.shape, first)
         for i, scalar in enumerate(rest, 1):
             packed = jnp.where(positions == i, scalar, packed)
-        return cls(packed, treedef)
+        # Not the treedef: a pickled one is not the same again.
+        return cls(packed, jax.tree.unflatten(treedef, range(len(positions))))
 
     def unpack(self) -> Any:
         """The scalars again."""
-        return jax.tree.unflatten(self.treedef, list(self.values))
+        scalars = list(self.values)
+        return jax.tree.map(lambda i: scalars[i], self.positions)

@@ -6,10 +6,20 @@ def test_blur():
 ```
 """
 
+from collections.abc import Callable, Iterator, Sequence
+
 import numpy as np
 
-from ._conformance import CHECKS, Subject, require_structures, solves
+from ._conformance import (
+    CHECKS,
+    Subject,
+    require_linear,
+    require_structures,
+    solves,
+)
 from ._operator.convert import OperatorLike, as_operator
+
+Check = Callable[[Subject], None]
 
 
 def check_operator(
@@ -37,13 +47,22 @@ def check_operator(
     **Raises:** `AssertionError` that lists every failed check.
     """
     operator = as_operator(operator)
-    require_structures(operator)
     subject = Subject(operator, np.random.default_rng(seed))
-    failures = []
-    for check in (*CHECKS, solves) if solve else CHECKS:
+    try:
+        require_structures(operator)
+        failures = list(_failures(subject, (*CHECKS, solves) if solve else CHECKS))
+    except AssertionError:
+        raise
+    except Exception:
+        require_linear(operator, np.random.default_rng(seed))
+        raise
+    if failures:
+        raise AssertionError("\n".join((f"{subject.operator!r}", *failures)))
+
+
+def _failures(subject: Subject, checks: Sequence[Check]) -> Iterator[str]:
+    for check in checks:
         try:
             check(subject)
         except AssertionError as error:
-            failures.append(f"- {check.__doc__} {error}")
-    if failures:
-        raise AssertionError("\n".join((f"{subject.operator!r}", *failures)))
+            yield f"- {check.__doc__} {error}"

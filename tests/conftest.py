@@ -33,6 +33,12 @@ def key(request):
     return jax.random.key(zlib.crc32(request.node.nodeid.encode()))
 
 
+@pytest.fixture
+def _own_checks(monkeypatch):
+    """Without the run-time type checker, as users have it, our own messages show."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory():
     """Drop a module's compiled programs: a long session would keep all of them."""

@@ -53,6 +53,31 @@ def test_imports_point_one_way(path):
         assert layer(name) <= own, f"{path.name} imports {name}"
 
 
+def files_imported(path):
+    """Files of the package that a file imports, except for those of folders."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        folder = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        for name in node.names:
+            for target in (folder / f"{name.name}.py", folder.with_suffix(".py")):
+                if target in FILES:
+                    yield target
+                    break
+
+
+def test_imports_have_no_circle():
+    """Also inside a folder: whatever a file needs can be read before it."""
+    rest = {
+        path: set(files_imported(path)) for path in FILES if path.name != "__init__.py"
+    }
+    assert rest[PACKAGE / "_lstsq.py"]
+    while free := [path for path, needed in rest.items() if not needed & rest.keys()]:
+        for path in free:
+            del rest[path]
+    assert not rest, sorted(str(path.relative_to(PACKAGE)) for path in rest)
+
+
 def test_only_training_knows_optax():
     """Gaussian processes and solvers must not depend on an optimiser."""
     for path in FILES:

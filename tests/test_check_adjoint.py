@@ -142,3 +142,43 @@ def test_check_operator_passes_what_is_right():
     A = jnp.asarray(matrix(rng(), (5, 4)))
     lf.testing.check_operator(Wrong(A, "none"))
     lf.testing.check_operator(A, solve=False)
+
+
+class Weak(lf.AbstractOperator):
+    """A multiple of the identity, by a number whose dtype is JAX's guess."""
+
+    factor: jax.Array = eqx.field(converter=jnp.asarray)
+
+    def mv(self, vector):
+        return self.factor * vector
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct((3,), dtype_of("real"))
+
+
+@pytest.mark.float32
+def test_weakly_typed_leaves_are_right(key):
+    assert Weak(2.0).factor.weak_type
+    lf.testing.check_operator(Weak(2.0), solve=False)
+    assert lf.check_adjoint(Weak(2.0), key)
+
+
+class Nonlinear(lf.AbstractOperator):
+    """Without an `rmv`, JAX's transpose of it fails before any number is compared."""
+
+    kind: str = eqx.field(static=True)
+
+    def mv(self, vector):
+        return {"tanh": jnp.tanh, "square": jnp.square}[self.kind](vector)
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct((3,), dtype_of("real"))
+
+
+@pytest.mark.parametrize("kind", ["tanh", "square"])
+def test_what_is_not_linear_is_called_so(kind, key):
+    with pytest.raises(AssertionError, match="`mv` is not linear"):
+        lf.testing.check_operator(Nonlinear(kind))
+    report = lf.check_adjoint(Nonlinear(kind), key)
+    assert not report
+    assert report.linearity_error > report.tolerance

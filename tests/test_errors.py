@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import lineax as lx
 import numpy as np
 import pytest
@@ -14,12 +13,6 @@ from .helpers import dtype_of
 REAL, COMPLEX = dtype_of("real"), dtype_of("complex")
 A = np.ones((4, 3), REAL)
 B = np.ones(4, REAL)
-
-
-@pytest.fixture
-def _own_checks(monkeypatch):
-    """Without the run-time type checker, as users have it, our own messages show."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def _pair_operator():

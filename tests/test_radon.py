@@ -248,7 +248,7 @@ WRONG = {
     ),
     "image": (
         ValueError,
-        "Expected",
+        "`Radon` takes",
         lambda: lf.Radon(jnp.ones(3), (8, 8)).mv(jnp.ones((7, 8))),
     ),
     "detectors": (

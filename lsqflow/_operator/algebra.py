@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Inexact
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
+from . import generic
 from .base import AbstractOperator
 from .composite import AbstractComposite, same_structure, total
 from .diagonal import Diagonal, Identity, Zero
@@ -101,6 +102,7 @@ def _common_tags(parts: tuple[AbstractOperator, ...]) -> frozenset[object]:
     return frozenset(first).intersection(*rest)
 
 
+@generic.compose.register(AbstractOperator)
 def compose(left: AbstractOperator, right: AbstractOperator) -> AbstractOperator:
     """`left @ right`.
 
@@ -130,6 +132,7 @@ def compose(left: AbstractOperator, right: AbstractOperator) -> AbstractOperator
     return factors[0] if len(factors) == 1 else Composed(tuple(factors))
 
 
+@generic.add.register(AbstractOperator)
 def add(left: AbstractOperator, right: AbstractOperator) -> AbstractOperator:
     """`left + right`.
 
@@ -163,6 +166,13 @@ def _parts(operator: AbstractOperator, kind: type) -> tuple[AbstractOperator, ..
         case Sum(terms) if kind is Sum:
             return terms
     return (operator,)
+
+
+@generic.scale.register(AbstractOperator)
+def _(
+    operator: AbstractOperator, scalar: ArrayLike, *, invert: bool = False
+) -> AbstractOperator:
+    return scale(scalar, operator, invert=invert)
 
 
 def scale(

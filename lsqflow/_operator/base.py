@@ -1,7 +1,7 @@
 """The class to subclass for a custom matvec, and everything that follows from it."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,9 @@ from jaxtyping import Array, ArrayLike, Inexact
 from .. import _tree as tree
 from .._jax import row_major
 from .._tree import Structure, Vector
+from . import generic
+from .display import tree_of
+from .product import plain, product
 
 
 class AbstractOperator(lx.AbstractLinearOperator):
@@ -39,6 +42,18 @@ class AbstractOperator(lx.AbstractLinearOperator):
     where `mv` is opaque to JAX, such as a callback; then override `rmv` as well).
     """
 
+    # Whether the class overrides `rmv`. JAX is told that it is the transpose of `mv`,
+    # unless the class says that JAX's own transpose of `mv` is as fast: that is one
+    # rule less to trace.
+    has_own_rmv: ClassVar[bool] = False
+    jax_transposes_well: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in {"mv", "rmv"} & vars(cls).keys():
+            setattr(cls, name, product(vars(cls)[name]))
+        cls.has_own_rmv = cls.rmv is not AbstractOperator.rmv
+
     @abc.abstractmethod
     def mv(self, vector: Vector) -> Vector:
         """`A v`, linear in `v`."""
@@ -49,11 +64,12 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
     def out_structure(self) -> Structure:
         """The structure of `A v`, by abstract evaluation of `mv`."""
-        return tree.structure(jax.eval_shape(self.mv, self.in_structure()))
+        return tree.structure(jax.eval_shape(plain(self, "mv"), self.in_structure()))
 
+    @product
     def rmv(self, vector: Vector) -> Vector:
         """`Aᵀ u`: the plain transpose, without conjugation."""
-        (out,) = jax.linear_transpose(self.mv, self.in_structure())(vector)
+        (out,) = jax.linear_transpose(plain(self, "mv"), self.in_structure())(vector)
         return out
 
     def adjoint_mv(self, vector: Vector) -> Vector:
@@ -69,16 +85,16 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
         Solvers call it once a solve, before the loop.
         """
-        return views.Linearised.of(self)
+        return generic.linearise(self)
 
     def transpose(self) -> "AbstractOperator":
         """`Aᵀ`."""
-        return views.Transposed(self)
+        return generic.transpose(self)
 
     def conj(self) -> "AbstractOperator":
         """`A` with conjugated entries; itself if it is real."""
         real = not tree.is_complex((self.in_structure(), self.out_structure()))
-        return self if real else views.Conjugated(self)
+        return self if real else generic.conj(self)
 
     @property
     def H(self) -> "AbstractOperator":
@@ -94,7 +110,7 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
             def column(e: Array, i: int = i) -> Vector:
                 zeros = [jnp.zeros(x.shape, x.dtype) for x in leaves]
-                return self.mv(
+                return plain(self, "mv")(
                     jax.tree.unflatten(treedef, [*zeros[:i], e, *zeros[i + 1 :]])
                 )
 
@@ -106,41 +122,37 @@ class AbstractOperator(lx.AbstractLinearOperator):
     # Arithmetic. An array is a matrix, a lineax operator is welcome, on either side.
 
     def __matmul__(self, other: Any) -> "AbstractOperator":
-        return algebra.compose(self, convert.as_operator(other))
+        return generic.compose(self, generic.as_operator(other))
 
     def __rmatmul__(self, other: Any) -> "AbstractOperator":
-        return algebra.compose(convert.as_operator(other), self)
+        return generic.compose(generic.as_operator(other), self)
 
     def __add__(self, other: Any) -> "AbstractOperator":
-        return algebra.add(self, convert.as_operator(other))
+        return generic.add(self, generic.as_operator(other))
 
     def __radd__(self, other: Any) -> "AbstractOperator":
-        return algebra.add(convert.as_operator(other), self)
+        return generic.add(generic.as_operator(other), self)
 
     def __sub__(self, other: Any) -> "AbstractOperator":
-        return algebra.add(self, -convert.as_operator(other))
+        return generic.add(self, -generic.as_operator(other))
 
     def __rsub__(self, other: Any) -> "AbstractOperator":
-        return algebra.add(convert.as_operator(other), -self)
+        return generic.add(generic.as_operator(other), -self)
 
     def __mul__(self, other: ArrayLike) -> "AbstractOperator":
-        return algebra.scale(other, self)
+        return generic.scale(self, other)
 
     def __rmul__(self, other: ArrayLike) -> "AbstractOperator":
-        return algebra.scale(other, self)
+        return generic.scale(self, other)
 
     def __truediv__(self, other: ArrayLike) -> "AbstractOperator":
-        return algebra.scale(other, self, invert=True)
+        return generic.scale(self, other, invert=True)
 
     def __neg__(self) -> "AbstractOperator":
-        return algebra.scale(-1, self)
+        return generic.scale(self, -1)
 
     # NumPy's scalars and arrays leave the arithmetic to us.
     __array_ufunc__ = None
 
     def __repr__(self) -> str:
-        return display.tree_of(self)
-
-
-# What the methods above return are subclasses of the class above.
-from . import algebra, convert, display, views  # noqa: E402
+        return tree_of(self, lambda x: isinstance(x, AbstractOperator))

@@ -18,6 +18,8 @@ class AbstractComposite(AbstractOperator):
     best: keeps its own transposed product, or refuses to hoist anything.
     """
 
+    jax_transposes_well = True
+
     def linearise(self) -> AbstractOperator:
         return self._map_parts(lambda part: part.linearise())
 

@@ -9,15 +9,17 @@ import numpy as np
 
 from .. import _tree as tree
 from .._tree import Structure, Vector
-from . import algebra
+from . import algebra, generic
 from .base import AbstractOperator
 from .diagonal import Diagonal, Identity
+from .function import FunctionOperator, JacobianOperator
 from .matrix import MatrixOperator
+from .protocol import tags_of
 from .sparse.operator import SparseOperator
 from .sparse.triplets import is_sparse
 
 # Whatever `as_operator` takes: an operator of ours or of lineax, a matrix (dense, or
-# sparse of SciPy or JAX). SciPy is optional, so there is no narrower type.
+# sparse of SciPy or JAX), and what others register.
 OperatorLike = Any
 
 
@@ -38,6 +40,9 @@ class LineaxOperator(AbstractOperator):
     def out_structure(self) -> Structure:
         return tree.structure(self.operator.out_structure())
 
+    def tags(self) -> frozenset[object]:
+        return tags_of(self.operator)
+
     def linearise(self) -> AbstractOperator:
         return LineaxOperator(lx.linearise(self.operator))
 
@@ -54,28 +59,33 @@ class LineaxOperator(AbstractOperator):
 def as_operator(operator: OperatorLike) -> AbstractOperator:
     """An operator from an operator, a lineax operator, or a two-dimensional array.
 
-    Sums, products, multiples, diagonal and identity operators of lineax become ours,
-    part by part. Sparse matrices (SciPy, BCOO, BCSR) become a
+    Sums, products, multiples, functions and Jacobians of lineax become ours, part by
+    part; all keep their tags. Sparse matrices (SciPy, BCOO, BCSR) become a
     [`lsqflow.SparseOperator`][].
 
     **Raises:** `TypeError` for anything else, `ValueError` for an array that is not a
     matrix.
     """
-    match operator:
-        case AbstractOperator():
-            return operator
-        case lx.AbstractLinearOperator():
-            return _from_lineax(operator)
-        case jax.Array() | np.ndarray():
-            return _from_array(jnp.asarray(operator))
-        case _ if is_sparse(operator):
-            return SparseOperator(operator)
+    return generic.as_operator(operator)
+
+
+@generic.as_operator.register(object)
+def _(operator: Any) -> AbstractOperator:
+    if isinstance(operator, jax.Array | np.ndarray):
+        return _from_array(jnp.asarray(operator))
+    if is_sparse(operator):
+        return SparseOperator(operator)
     msg = (
         "The operator must be a two-dimensional array, a sparse matrix, a lineax "
         f"operator or an `lsqflow.AbstractOperator`; got {type(operator).__name__}. "
         "Wrap a linear function in `lsqflow.FunctionOperator(fn, example)`."
     )
     raise TypeError(msg)
+
+
+@generic.as_operator.register(AbstractOperator)
+def _(operator: AbstractOperator) -> AbstractOperator:
+    return operator
 
 
 def is_operator_like(x: Any) -> bool:
@@ -94,28 +104,83 @@ def _from_array(matrix: jax.Array) -> AbstractOperator:
     return MatrixOperator(matrix)
 
 
-def _from_lineax(  # noqa: PLR0911  one return a class
-    operator: lx.AbstractLinearOperator,
-) -> AbstractOperator:
-    match operator:
-        case lx.MatrixLinearOperator():
-            return MatrixOperator(jnp.asarray(operator.matrix), operator.tags)
-        case lx.IdentityLinearOperator():
-            if operator.in_structure() == operator.out_structure():
-                return Identity(operator.in_structure())
-        case lx.DiagonalLinearOperator():
-            return Diagonal(operator.diagonal)
-        case lx.ComposedLinearOperator():
-            left, right = map(as_operator, (operator.operator1, operator.operator2))
-            return algebra.compose(left, right)
-        case lx.AddLinearOperator():
-            left, right = map(as_operator, (operator.operator1, operator.operator2))
-            return algebra.add(left, right)
-        case lx.MulLinearOperator():
-            return algebra.scale(operator.scalar, as_operator(operator.operator))
-        case lx.DivLinearOperator():
-            inside = as_operator(operator.operator)
-            return algebra.scale(operator.scalar, inside, invert=True)
-        case lx.NegLinearOperator():
-            return -as_operator(operator.operator)
+@generic.as_operator.register(lx.AbstractLinearOperator)
+def _(operator: lx.AbstractLinearOperator) -> AbstractOperator:
     return LineaxOperator(operator)
+
+
+@generic.as_operator.register(lx.MatrixLinearOperator)
+def _(operator: lx.MatrixLinearOperator) -> AbstractOperator:
+    return MatrixOperator(jnp.asarray(operator.matrix), tags_of(operator))
+
+
+@generic.as_operator.register(lx.TaggedLinearOperator)
+def _(operator: lx.TaggedLinearOperator) -> AbstractOperator:
+    match as_operator(operator.operator):
+        case MatrixOperator(matrix):
+            return MatrixOperator(matrix, tags_of(operator))
+    return LineaxOperator(operator)
+
+
+@generic.as_operator.register(lx.FunctionLinearOperator)
+def _(operator: lx.FunctionLinearOperator) -> AbstractOperator:
+    tags = tags_of(operator)
+    return FunctionOperator(operator.fn, operator.in_structure(), tags)
+
+
+@generic.as_operator.register(lx.JacobianLinearOperator)
+def _(operator: lx.JacobianLinearOperator) -> AbstractOperator:
+    if operator.jac == "bwd":  # for functions without a derivative forwards
+        return LineaxOperator(operator)
+    tags = tags_of(operator)
+    at, args = operator.x, operator.args
+    return JacobianOperator(operator.fn, at, args, tags=tags)
+
+
+@generic.as_operator.register(lx.IdentityLinearOperator)
+def _(operator: lx.IdentityLinearOperator) -> AbstractOperator:
+    if operator.in_structure() == operator.out_structure():
+        return Identity(operator.in_structure())
+    return LineaxOperator(operator)
+
+
+@generic.as_operator.register(lx.DiagonalLinearOperator)
+def _(operator: lx.DiagonalLinearOperator) -> AbstractOperator:
+    return _keeping_tags(Diagonal(operator.diagonal), operator)
+
+
+@generic.as_operator.register(lx.ComposedLinearOperator)
+def _(operator: lx.ComposedLinearOperator) -> AbstractOperator:
+    left, right = map(as_operator, (operator.operator1, operator.operator2))
+    return _keeping_tags(algebra.compose(left, right), operator)
+
+
+@generic.as_operator.register(lx.AddLinearOperator)
+def _(operator: lx.AddLinearOperator) -> AbstractOperator:
+    left, right = map(as_operator, (operator.operator1, operator.operator2))
+    return _keeping_tags(algebra.add(left, right), operator)
+
+
+@generic.as_operator.register(lx.MulLinearOperator)
+def _(operator: lx.MulLinearOperator) -> AbstractOperator:
+    inside = as_operator(operator.operator)
+    return _keeping_tags(algebra.scale(operator.scalar, inside), operator)
+
+
+@generic.as_operator.register(lx.DivLinearOperator)
+def _(operator: lx.DivLinearOperator) -> AbstractOperator:
+    inside = as_operator(operator.operator)
+    ours = algebra.scale(operator.scalar, inside, invert=True)
+    return _keeping_tags(ours, operator)
+
+
+@generic.as_operator.register(lx.NegLinearOperator)
+def _(operator: lx.NegLinearOperator) -> AbstractOperator:
+    return _keeping_tags(-as_operator(operator.operator), operator)
+
+
+def _keeping_tags(
+    ours: AbstractOperator, operator: lx.AbstractLinearOperator
+) -> AbstractOperator:
+    """Ours, unless lineax knows more of its own: tags are what solvers choose by."""
+    return ours if tags_of(operator) <= ours.tags() else LineaxOperator(operator)

@@ -23,6 +23,8 @@ DIAGONAL_TAGS = frozenset({lx.symmetric_tag, lx.diagonal_tag, lx.tridiagonal_tag
 class Identity(AbstractRearrangement):
     """`A x = x`, for vectors of any structure."""
 
+    jax_transposes_well = True
+
     structure: tree.StaticStructure = eqx.field(static=True)
 
     def __init__(self, structure: Any) -> None:
@@ -47,6 +49,8 @@ class Identity(AbstractRearrangement):
 
 class Zero(AbstractOperator):
     """`A x = 0`, between vectors of any two structures."""
+
+    jax_transposes_well = True
 
     structures: tree.StaticStructure = eqx.field(static=True)
 
@@ -89,6 +93,8 @@ class Diagonal(AbstractOperator):
 
     **Cost:** one multiplication an entry.
     """
+
+    jax_transposes_well = True
 
     entries: PyTree[Inexact[Array, "..."]]
 

@@ -1,25 +1,23 @@
 """How an operator prints: a tree of operators, each with its shapes."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from .composite import is_operator
 
-
-def tree_of(operator: Any) -> str:
+def tree_of(operator: Any, is_operator: Callable[[Any], bool]) -> str:
     """One line an operator, `Name(fields): input → output`, parts indented below."""
     try:
-        return "\n".join(_lines(operator))
+        return "\n".join(_lines(operator, is_operator))
     except Exception:  # noqa: BLE001  a transformation has replaced leaves by others
         return eqx.tree_pformat(operator)
 
 
-def _lines(operator: Any) -> Iterator[str]:
+def _lines(operator: Any, is_operator: Callable[[Any], bool]) -> Iterator[str]:
     own, parts = [], []
     for field in dataclasses.fields(operator):
         value = getattr(operator, field.name)
@@ -36,7 +34,7 @@ def _lines(operator: Any) -> Iterator[str]:
     ends = (operator.in_structure(), operator.out_structure())
     yield f"{name}: {' → '.join(brief(end) for end in ends)}"
     for i, (label, part) in enumerate(parts):
-        first, *rest = _lines(part)
+        first, *rest = _lines(part, is_operator)
         named = "" if label.isdigit() else f"{label}: "
         branch, margin = ("└─ ", "   ") if i == len(parts) - 1 else ("├─ ", "│  ")
         yield branch + (named if label else "") + first

@@ -71,17 +71,27 @@ class JacobianOperator(AbstractOperator):
     and everything that `fn` closes over.
     """
 
+    jax_transposes_well = True
+
     program: Program
     at: Vector
     args: tuple[Any, ...]
     structures: tree.StaticStructure = eqx.field(static=True)
+    known_tags: frozenset[object] = eqx.field(static=True)
 
-    def __init__(self, fn: Callable[..., Any], at: Vector, *args: Any) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        at: Vector,
+        *args: Any,
+        tags: frozenset[object] = frozenset(),
+    ) -> None:
         """**Arguments:**
 
         - `fn`: a differentiable function `fn(at, *args)` between pytrees of arrays.
         - `at`: the point of linearisation, a pytree of floating-point arrays.
         - `args`: further arguments, pytrees of arrays or of anything else.
+        - `tags`: lineax tags that the Jacobian is known to satisfy (not checked).
 
         **Raises:** `TypeError` if input or output of `fn` are not floating point.
         """
@@ -98,16 +108,19 @@ class JacobianOperator(AbstractOperator):
         self.structures = tree.StaticStructure(
             (tree.structure(self.at), self.program.out_structure)
         )
+        self.known_tags = tags
         tree.require_inexact(self.structures.tree, "`JacobianOperator`")
 
-    def _function(self, x: Vector) -> Vector:
-        return self.program(x, eqx.filter(self.args, eqx.is_array))
+    def _function(self) -> Callable[[Vector], Vector]:
+        # Not a bound method: JAX compares those by the leaves of the operator.
+        args = eqx.filter(self.args, eqx.is_array)
+        return lambda x: self.program(x, args)
 
     def mv(self, vector: Vector) -> Vector:
-        return jax.jvp(self._function, (self.at,), (vector,))[1]
+        return jax.jvp(self._function(), (self.at,), (vector,))[1]
 
     def rmv(self, vector: Vector) -> Vector:
-        return jax.vjp(self._function, self.at)[1](vector)[0]
+        return jax.vjp(self._function(), self.at)[1](vector)[0]
 
     def in_structure(self) -> Structure:
         return self.structures.tree[0]
@@ -116,5 +129,8 @@ class JacobianOperator(AbstractOperator):
         return self.structures.tree[1]
 
     def linearise(self) -> AbstractOperator:
-        _, forward = jax.linearize(self._function, self.at)
-        return Linearised(forward, None, self.structures, frozenset())
+        _, forward = jax.linearize(self._function(), self.at)
+        return Linearised(forward, None, self.structures, self.known_tags)
+
+    def tags(self) -> frozenset[object]:
+        return self.known_tags

@@ -18,6 +18,8 @@ class MatrixOperator(AbstractOperator):
     also where a GPU would use TensorFloat-32 by default.
     """
 
+    jax_transposes_well = True
+
     matrix: Inexact[Array, "rows columns"]
     known_tags: frozenset[object] = eqx.field(static=True, default=frozenset())
 

@@ -1,97 +1,63 @@
-"""Traced functions that compare by what they compute.
+"""Traced functions that compare by what they compute, and can be pickled.
 
 A Python closure is new each time it is defined, and with it every compilation that has
-it as a static argument. A `Program` holds the traced form instead, which equals another
+it as a static argument. A `Program` holds the traced form instead. It equals another
 one when both consist of the same operations, so that compiled code is found again.
 """
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from .. import _tree as tree
 from .._jax import eval_jaxpr
 from .._tree import Structure
+from .script import Script, script_of
 
 
 class _Code:
-    """A closed jaxpr, compared by structure."""
+    """A jaxpr, compared and pickled by its script."""
 
-    def __init__(self, jaxpr: Any) -> None:
+    def __init__(self, jaxpr: Any, script: Script) -> None:
         self.jaxpr = jaxpr
-        self._key = _fingerprint(jaxpr)[:3]
-        self._hash = hash(self._key)
+        self.script = script
+        self._hash = hash(script)
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Code) and self._key == other._key
+        return self is other or (
+            isinstance(other, _Code)
+            and self._hash == other._hash
+            and self.script == other.script
+        )
 
     def __repr__(self) -> str:
         return f"<{len(self.jaxpr.eqns)} equations>"
 
+    def __deepcopy__(self, memo: Any) -> "_Code":
+        return self
 
-def _fingerprint(jaxpr: Any) -> tuple[Any, ...]:
-    """A nested tuple that is equal for jaxprs that compute the same.
-
-    Whatever cannot be compared by value is compared by identity, which at worst
-    compiles once more.
-    """
-    jaxpr, consts = getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
-    number: dict[Any, int] = {}
-
-    def atom(x: Any) -> Any:
-        if hasattr(x, "val"):
-            return ("literal", str(x.aval), _value(x.val))
-        return number.setdefault(x, len(number))
-
-    head = tuple((atom(v), str(v.aval)) for v in (*jaxpr.constvars, *jaxpr.invars))
-    body = tuple(
-        (
-            eqn.primitive,
-            tuple(atom(x) for x in eqn.invars),
-            tuple((atom(x), str(x.aval)) for x in eqn.outvars),
-            tuple((name, _value(eqn.params[name])) for name in sorted(eqn.params)),
-            str(eqn.ctx),
-        )
-        for eqn in jaxpr.eqns
-    )
-    return head, body, tuple(atom(x) for x in jaxpr.outvars), _value(tuple(consts))
+    def __reduce__(self) -> Any:
+        try:
+            return _load, (pickle.dumps(self.script),)
+        except Exception as error:
+            msg = (
+                f"An operator's function cannot be pickled: {error} Pickle what the "
+                "operator was made from, and make it anew."
+            )
+            raise TypeError(msg) from error
 
 
-def _value(x: Any) -> Any:
-    if hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns"):
-        return _fingerprint(x)
-    if isinstance(x, tuple | list):
-        return (type(x).__name__, *map(_value, x))
-    if isinstance(x, np.ndarray | np.generic):
-        return (x.shape, str(x.dtype), x.tobytes())
-    if isinstance(x, float):
-        return ("float", np.float64(x).tobytes())  # NaN equals NaN, 0.0 is not -0.0
-    try:
-        hash(x)
-    except TypeError:
-        return _Identity(x)
-    return (type(x).__name__, x)
-
-
-class _Identity:
-    """Keeps an unhashable object alive and compares it by identity."""
-
-    def __init__(self, x: Any) -> None:
-        self.x = x
-
-    def __hash__(self) -> int:
-        return id(self.x)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.x is other.x
+def _load(data: bytes) -> _Code:
+    script = pickle.loads(data)  # noqa: S301  by `pickle` itself
+    return _Code(script.jaxpr(), script)
 
 
 class Program(eqx.Module):
@@ -104,10 +70,12 @@ class Program(eqx.Module):
     @classmethod
     def trace(cls, fn: Callable[..., Any], *structures: Structure) -> "Program":
         """Trace `fn` at arguments of the given structures."""
-        closed, out = jax.make_jaxpr(fn, return_shape=True)(*structures)
+        # Behind a lambda: JAX compares bound methods of modules by their leaves.
+        plain = lambda *args: fn(*args)  # noqa: PLW0108
+        closed, out = jax.make_jaxpr(plain, return_shape=True)(*structures)
         return cls(
             consts=[jnp.asarray(c) for c in closed.consts],
-            code=_Code(closed.jaxpr),
+            code=_Code(closed.jaxpr, script_of(closed.jaxpr, is_open=True)),
             structures=tree.StaticStructure((structures, tree.structure(out))),
         )
 
@@ -117,5 +85,7 @@ class Program(eqx.Module):
         return self.structures.tree[1]
 
     def __call__(self, *args: Any) -> Any:
-        out = eval_jaxpr(self.code.jaxpr, self.consts, *jax.tree.leaves(args))
+        jaxpr, values = self.code.jaxpr, [*self.consts, *jax.tree.leaves(args)]
+        count = len(jaxpr.constvars)  # a loaded one takes them as arguments
+        out = eval_jaxpr(jaxpr, values[:count], *values[count:])
         return jax.tree.unflatten(jax.tree.structure(self.out_structure), out)

@@ -4,6 +4,9 @@
 abstract class serves every operator, a user's own included.
 """
 
+import copyreg
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -43,7 +46,7 @@ def _(operator: AbstractOperator) -> tuple[Array, Array, Array]:
     return tuple(jnp.diagonal(matrix, offset=k) for k in (0, -1, 1))
 
 
-_TAGS = {
+TAGS = {
     lx.is_symmetric: lx.symmetric_tag,
     lx.is_diagonal: lx.diagonal_tag,
     lx.is_tridiagonal: lx.tridiagonal_tag,
@@ -54,7 +57,38 @@ _TAGS = {
     lx.is_negative_semidefinite: lx.negative_semidefinite_tag,
 }
 
-for _predicate, _tag in _TAGS.items():
+
+def tags_of(operator: lx.AbstractLinearOperator) -> frozenset[object]:
+    """What lineax knows of an operator."""
+
+    def says(predicate: Any) -> bool:
+        try:
+            return predicate(operator)
+        except NotImplementedError:  # a class of a user's that has not registered it
+            return False
+
+    return frozenset(tag for predicate, tag in TAGS.items() if says(predicate))
+
+
+for _predicate, _tag in TAGS.items():
     _predicate.register(AbstractOperator)(
         lambda operator, tag=_tag: tag in operator.tags()
     )
+
+
+# Lineax compares its tags by identity, so that a copy of one would not be the tag.
+_NAMES = {tag: name for name, tag in vars(lx).items() if name.endswith("_tag")}
+
+
+def _tag_named(name: str) -> Any:
+    return getattr(lx, name)
+
+
+def _reduce_tag(tag: Any) -> Any:
+    if tag in _NAMES:
+        return _tag_named, (_NAMES[tag],)
+    return object.__reduce_ex__(tag, 2)
+
+
+for _kind in {type(tag) for tag in _NAMES}:
+    copyreg.pickle(_kind, _reduce_tag)

@@ -11,11 +11,9 @@ from jaxtyping import Array, Inexact
 from .. import _tree as tree
 from .._jax import manual_axes, vary
 from .._tree import Structure, Vector
+from . import generic
 from .base import AbstractOperator
-
-
-def _has_own_rmv(operator: AbstractOperator) -> bool:
-    return type(operator).rmv is not AbstractOperator.rmv
+from .product import plain
 
 
 def _hoist(function: Any, structure: Structure, axes: frozenset[Any]) -> Any:
@@ -26,6 +24,8 @@ def _hoist(function: Any, structure: Structure, axes: frozenset[Any]) -> Any:
 
 class Linearised(AbstractOperator):
     """An operator whose vector-independent work is done; lives as long as one solve."""
+
+    jax_transposes_well = True
 
     forward: Any
     backward: Any
@@ -38,10 +38,12 @@ class Linearised(AbstractOperator):
         source, target = operator.in_structure(), operator.out_structure()
         axes = manual_axes(operator)
         backward = (
-            _hoist(operator.rmv, target, axes) if _has_own_rmv(operator) else None
+            _hoist(plain(operator, "rmv"), target, axes)
+            if operator.has_own_rmv
+            else None
         )
         return cls(
-            forward=_hoist(operator.mv, source, axes),
+            forward=_hoist(plain(operator, "mv"), source, axes),
             backward=backward,
             structures=tree.StaticStructure((source, target)),
             known_tags=operator.tags(),
@@ -68,6 +70,8 @@ class Linearised(AbstractOperator):
 
 class Transposed(AbstractOperator):
     """`Aᵀ`: the two products of an operator, exchanged."""
+
+    jax_transposes_well = True
 
     operator: AbstractOperator
 
@@ -99,6 +103,8 @@ class Transposed(AbstractOperator):
 class Conjugated(AbstractOperator):
     """`conj(A)`: conjugation before and after the products of a complex operator."""
 
+    jax_transposes_well = True
+
     operator: AbstractOperator
 
     def mv(self, vector: Vector) -> Vector:
@@ -124,3 +130,18 @@ class Conjugated(AbstractOperator):
 
     def as_matrix(self) -> Inexact[Array, "rows columns"]:
         return jnp.conj(self.operator.as_matrix())
+
+
+@generic.linearise.register(AbstractOperator)
+def _(operator: AbstractOperator) -> AbstractOperator:
+    return Linearised.of(operator)
+
+
+@generic.transpose.register(AbstractOperator)
+def _(operator: AbstractOperator) -> AbstractOperator:
+    return Transposed(operator)
+
+
+@generic.conj.register(AbstractOperator)
+def _(operator: AbstractOperator) -> AbstractOperator:
+    return Conjugated(operator)

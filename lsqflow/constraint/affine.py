@@ -12,9 +12,14 @@ from .base import AbstractConstraint
 
 
 class Affine(AbstractConstraint):
-    """`C x = d`; the residual is `C x − d`.
+    """Linear equations `C x = d`. The residual is `C x − d`.
 
-    Redundant equations are harmless; contradictory ones are reported by whoever solves.
+    Redundant equations are harmless. Contradictory ones are reported by the function
+    that solves them, such as [`lsqflow.lstsq`][].
+
+    ```python
+    lf.Affine(jnp.array([[1.0, 1.0, 1.0]]), jnp.array([1.0]))  # entries sum to one
+    ```
     """
 
     operator: AbstractOperator
@@ -23,7 +28,7 @@ class Affine(AbstractConstraint):
     def __init__(self, operator: Any, target: Any = None) -> None:
         """**Arguments:**
 
-        - `operator`: $C$; an operator, a lineax operator or a matrix.
+        - `operator`: $C$, an operator of lsqflow or lineax, or a matrix.
         - `target`: $d$, with the structure of the operator's output; by default zero.
 
         **Raises:** `ValueError` or `TypeError` if the two do not fit.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key, PyTree
@@ -10,14 +11,16 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 from .. import _tree as tree
 from .._operator.base import AbstractOperator
 from .._operator.structure.stack import VStack
-from .base import AbstractConstraint
+from .base import AbstractConstraint, conjunction, restricted
+from .inputs import described, picked, require_function
 from .part import Part
 
 
 class All(AbstractConstraint):
     """Several constraints at once, `first & second & …`.
 
-    Its residual is the tuple of theirs; all of them get the same further arguments.
+    The residual is the tuple of their residuals. All of them get the same further
+    arguments.
     """
 
     constraints: tuple[AbstractConstraint, ...]
@@ -57,7 +60,8 @@ class Restricted(AbstractConstraint):
     where: Callable[[Any], Any]
 
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
-        return self.constraint.residual(self.where(params), *args)
+        part = picked(self.where, params, f"{type(self.constraint).__name__}.on")
+        return self.constraint.residual(part, *args)
 
     def jacobian(self, params: PyTree[Array], *args: Any) -> AbstractOperator:
         inner = self.constraint.jacobian(self.where(params), *args)
@@ -76,12 +80,23 @@ class Restricted(AbstractConstraint):
         return Restricted(self.constraint.at(step), self.where)
 
 
+@restricted.register(AbstractConstraint)
+def _(constraint: AbstractConstraint, where: Callable[[Any], Any]) -> Restricted:
+    return Restricted(constraint, where)
+
+
+@conjunction.register(AbstractConstraint)
+def _(first: AbstractConstraint, second: AbstractConstraint) -> All:
+    return All((*first.parts(), *second.parts()))
+
+
 class Sampled(AbstractConstraint):
     """A constraint whose further arguments are drawn anew at each step.
 
-    Fresh collocation points, probes or a minibatch: what holds is the constraint at the
-    points of this step. The residual is that of the constraint, at the draw of `key`.
-    Training calls `at(step)`, which folds the step into the key.
+    Use it for fresh collocation points, probes or minibatches. What holds after a step
+    is the constraint at the points of that step. The residual is that of the
+    constraint, at what `key` draws. Training calls `at(step)`, which folds the step
+    into the key.
 
     ```python
     def sampler(key):
@@ -95,6 +110,20 @@ class Sampled(AbstractConstraint):
     constraint: AbstractConstraint
     sampler: Callable[[Key[Array, ""]], tuple[Any, ...]]
     key: Key[Array, ""]
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.constraint, AbstractConstraint):
+            raise TypeError(
+                "`constraint` of `Sampled` must be a constraint, such as "
+                f"`lsqflow.Equality(fn)`; got {described(self.constraint)}."
+            )
+        example = "lambda key: (jax.random.uniform(key, (64,)),)"
+        require_function(self.sampler, "sampler", "Sampled", example)
+        if not eqx.is_array(self.key):
+            raise TypeError(
+                "`key` of `Sampled` must be a random key, `jax.random.key(0)`; got "
+                f"{described(self.key)}."
+            )
 
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         return self.constraint.residual(params, *self._draw(), *args)
@@ -120,7 +149,7 @@ class Sampled(AbstractConstraint):
         if not isinstance(drawn, tuple):
             raise TypeError(
                 "The sampler of `lsqflow.Sampled` must return a tuple, the further "
-                f"arguments of the constraint; got {type(drawn).__name__}. Return "
+                f"arguments of the constraint; got {described(drawn)}. Return "
                 "`(points,)` for one argument."
             )
         return drawn
@@ -128,7 +157,9 @@ class Sampled(AbstractConstraint):
 
 Sampled.__init__.__doc__ = """**Arguments:**
 
-- `constraint`: the constraint, which gets what is drawn before other arguments.
+- `constraint`: the constraint. It gets what is drawn, and then other arguments.
 - `sampler`: from a key to a tuple of further arguments.
-- `key`: a key of `jax.random.key`.
+- `key`: a random key, such as `jax.random.key(0)`.
+
+**Raises:** `TypeError` if one of them is something else.
 """

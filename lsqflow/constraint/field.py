@@ -1,4 +1,4 @@
-"""Vector fields that are gradients, or that have no sources."""
+"""Vector fields that are gradients, and fields without divergence."""
 
 import math
 from collections.abc import Callable
@@ -10,28 +10,29 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
+from .inputs import require_count, require_function
 from .vector_field import AbstractFieldConstraint, VectorField
 
 
 class Conservative(AbstractFieldConstraint):
-    r"""A vector field is the gradient of something: its Jacobian is symmetric.
+    r"""A vector field is a gradient: its Jacobian is symmetric.
 
     A residual of zero means $J = J^\top$ for $J = \partial f(\theta, x) / \partial x$
-    at the points of the step: exactly; with probes, that $(J - J^\top) v = 0$, or
+    at the points of the step. With probes it means $(J - J^\top) v = 0$, or
     $u^\top (J - J^\top) v = 0$, for the probes of the step.
 
-    With the antisymmetric part $A = (J - J^\top) / 2$, residuals are
+    Let $A = (J - J^\top) / 2$ be the antisymmetric part. Residuals are
 
-    - $\sqrt 2 A_{ij}$ for $i < j$, of shape `(batch, d (d − 1) / 2)`; or
-    - $A v$, of the shape of the probes, `(probes, batch, …)`; or
-    - $u^\top A v$, of shape `(probes, batch)`;
+    - without probes, $\sqrt 2 A_{ij}$ for $i < j$, of shape `(batch, d (d − 1) / 2)`;
+    - with probes, $A v$, of the shape of the probes, `(probes, batch, …)`;
+    - with pairs of probes, $u^\top A v$, of shape `(probes, batch)`;
 
-    divided by the square root of the number of points (and probes), so that ‖residual‖
-    is ‖A‖ (Frobenius), root mean square over the points; with probes in expectation of
-    the squares.
+    divided by the square root of the number of points (and probes). So ‖residual‖ is
+    ‖A‖ (Frobenius), root mean square over the points. With probes, its square is that
+    in expectation.
 
-    `violation` is ‖J − Jᵀ‖ / ‖J‖ over all the points, estimated where there are
-    probes: 0 for a gradient, √2 where J and Jᵀ are orthogonal, 2 for a rotation.
+    `violation` is ‖J − Jᵀ‖ / ‖J‖ over all the points, an estimate if there are probes:
+    0 for a gradient, √2 where J and Jᵀ are orthogonal, 2 for a rotation.
 
     ```python
     spec = lf.Conservative(score, probes=1)
@@ -39,9 +40,9 @@ class Conservative(AbstractFieldConstraint):
     constraint = lf.Sampled(spec, sampler, jax.random.key(0))
     ```
 
-    **Cost:** a residual is d Jacobian–vector products of the field a point, and the
-    d × d Jacobians are stored; with probes, a product and a transposed product a probe;
-    with pairs, two products. Exact rows are best to some dozens of dimensions.
+    **Cost:** for each point, d Jacobian–vector products of the field, and memory for a
+    d × d Jacobian. With probes, a product and a transposed product for each probe; with
+    pairs, two products for each. Use exact rows up to some dozens of dimensions.
     """
 
     field: Callable[..., Array]
@@ -59,21 +60,25 @@ class Conservative(AbstractFieldConstraint):
 
         - `field`: `field(params, x)`, from a point, an array of any shape, to a vector
             of the same shape.
-        - `probes`: the number of probes a point; by default none, and exact residuals.
-        - `pairs`: one residual for a pair of probes, in place of d for each probe.
+        - `probes`: the number of probes for each point; by default None, for exact
+            residuals.
+        - `pairs`: whether to take one residual for a pair of probes, instead of d
+            residuals for each probe.
 
-        Residuals take `points`, of shape `(batch, …)`, or a tuple of points and what
-        else the field takes at each of them, `(points, times)` for
-        `field(params, x, time)`; then probes, of shape `(probes, batch, …)`, for
-        pairs `(probes, 2, batch, …)`, drawn by `sampler` independently with mean 0 and
-        variance 1.
+        At each step, residuals take `points` of shape `(batch, …)`. Where the field
+        takes more than a point, such as `field(params, x, time)`, they take a tuple,
+        `(points, times)`. With probes they take these next, of shape
+        `(probes, batch, …)`, or `(probes, 2, batch, …)` for pairs: independent numbers
+        of mean 0 and variance 1, which `sampler` draws.
 
         **Raises:** `ValueError` unless `probes` is positive, for pairs without probes,
         and for points, fields and probes that do not fit; `TypeError` for points that
         are not floating-point, and where points or probes are missing.
         """
+        require_function(field, "field", "Conservative", "lambda params, x: ...")
+        require_count(probes, "probes", "Conservative")
         self.field = field
-        self.probes = _count(probes, "Conservative")
+        self.probes = probes
         self.pairs = pairs
         if pairs and probes is None:
             raise ValueError(
@@ -118,7 +123,7 @@ class Conservative(AbstractFieldConstraint):
 
 
 class DivergenceFree(AbstractFieldConstraint):
-    r"""A vector field without sources: its divergence is zero.
+    r"""A vector field has no divergence: the trace of its Jacobian is zero.
 
     A residual of zero means $\operatorname{tr} J = 0$ for
     $J = \partial f(\theta, x) / \partial x$ at the points of the step.
@@ -128,13 +133,13 @@ class DivergenceFree(AbstractFieldConstraint):
     are Hutchinson's estimates, the mean of $v^\top J v$ over the probes, with a
     variance of about $2 ‖J + J^\top‖^2 / (4 \cdot \text{probes})$.
 
-    A zero of the estimate at fresh probes in each step is a stronger condition, however
-    many the probes and however small the rate of the training: $J + J^\top$ must be
-    diagonal, besides its trace of zero. Use probes where d products are out of reach,
-    and this is acceptable.
+    Fresh probes in each step ask for more than a trace of zero. The estimates are zero
+    for all probes only if $J + J^\top$ is diagonal besides, however many probes there
+    are and however small the learning rate is. Use probes where d products are out of
+    reach and this is acceptable.
 
-    `violation` is |tr J| / (√d ‖J‖), root mean squares over the points: 0 without
-    divergence, 1 for pure expansion. With probes, it is estimated.
+    `violation` is |tr J| / (√d ‖J‖), of root mean squares over the points: 0 without
+    divergence, 1 for pure expansion. With probes it is an estimate.
 
     ```python
     spec = lf.DivergenceFree(velocity)
@@ -142,8 +147,8 @@ class DivergenceFree(AbstractFieldConstraint):
     constraint = lf.Sampled(spec, sampler, jax.random.key(0))
     ```
 
-    **Cost:** a residual is d Jacobian–vector products of the field a point; with
-    probes, one a probe.
+    **Cost:** for each point, d Jacobian–vector products of the field; with probes, one
+    for each probe.
 
     ??? cite "Reference"
 
@@ -169,14 +174,17 @@ class DivergenceFree(AbstractFieldConstraint):
 
         - `field`: `field(params, x)`, from a point, an array of any shape, to a vector
             of the same shape.
-        - `probes`: the number of probes a point; by default none, and exact residuals.
+        - `probes`: the number of probes for each point; by default None, for exact
+            residuals.
 
         Residuals take points and probes as those of [`lsqflow.Conservative`][] do.
 
         **Raises:** as [`lsqflow.Conservative`][].
         """
+        require_function(field, "field", "DivergenceFree", "lambda params, x: ...")
+        require_count(probes, "probes", "DivergenceFree")
         self.field = field
-        self.probes = _count(probes, "DivergenceFree")
+        self.probes = probes
 
     def _prefix(self) -> tuple[int, ...] | None:
         return None if self.probes is None else (self.probes,)
@@ -202,12 +210,3 @@ class DivergenceFree(AbstractFieldConstraint):
             J = f.products(f.probes)
             traces = jnp.mean(f.dot(f.probes, J), axis=0)
         return traces / math.sqrt(f.batch), J
-
-
-def _count(probes: int | None, name: str) -> int | None:
-    if probes is not None and (isinstance(probes, bool) or probes < 1):
-        raise ValueError(
-            f"`{name}`: `probes` is the number of probes a point, 1 or more, or `None` "
-            f"for exact residuals; got {probes!r}."
-        )
-    return probes

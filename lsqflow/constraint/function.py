@@ -6,13 +6,16 @@ from typing import Any
 from jaxtyping import Array, PyTree
 
 from .base import AbstractConstraint
+from .inputs import require_function
+
+_EXAMPLE = "lambda params: jnp.sum(params) - 1"
 
 
 class Equality(AbstractConstraint):
     """`fn(params, *args) = 0`, for any differentiable function.
 
-    The residual is what the function returns. It is linearised once a step; nothing of
-    the size rows × parameters is formed.
+    The residual is what the function returns. Training linearises it once a step, and
+    forms no matrix of the size rows × parameters.
 
     ```python
     lf.Equality(lambda params: params["x"] + params["y"] - 1)
@@ -21,6 +24,9 @@ class Equality(AbstractConstraint):
 
     fn: Callable[..., PyTree[Array]]
 
+    def __check_init__(self) -> None:
+        require_function(self.fn, "fn", "Equality", _EXAMPLE)
+
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         return self.fn(params, *args)
 
@@ -28,13 +34,15 @@ class Equality(AbstractConstraint):
 Equality.__init__.__doc__ = """**Arguments:**
 
 - `fn`: from parameters, and further arguments, to a pytree of floating-point arrays.
+
+**Raises:** `TypeError` if `fn` is no function.
 """
 
 
 class Inequality(AbstractConstraint):
     """`fn(params, *args) ≤ 0`, entry by entry.
 
-    The residual is what the function returns; where it is negative, the constraint
+    The residual is what the function returns. Where it is negative, the constraint
     holds with room to spare, and does nothing.
 
     ```python
@@ -43,6 +51,9 @@ class Inequality(AbstractConstraint):
     """
 
     fn: Callable[..., PyTree[Array]]
+
+    def __check_init__(self) -> None:
+        require_function(self.fn, "fn", "Inequality", _EXAMPLE)
 
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         return self.fn(params, *args)
@@ -54,4 +65,6 @@ class Inequality(AbstractConstraint):
 Inequality.__init__.__doc__ = """**Arguments:**
 
 - `fn`: from parameters, and further arguments, to a pytree of floating-point arrays.
+
+**Raises:** `TypeError` if `fn` is no function.
 """

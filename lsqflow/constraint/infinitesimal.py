@@ -1,4 +1,4 @@
-"""Symmetries of a model under the generators of a group."""
+"""Models that respect the generators of a symmetry group."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from .. import _tree as tree
-from .arguments import take
 from .base import AbstractConstraint
-from .symmetry import relative, require_equal, scaled, unmoved
+from .inputs import as_numbers, require_function, take
+from .symmetry import relative, require_action, require_equal, scaled, unmoved
 
 
 class InfinitesimalEquivariance(AbstractConstraint):
@@ -19,10 +19,10 @@ class InfinitesimalEquivariance(AbstractConstraint):
     $$ \frac{d}{dt}\Big|_{t=0} \big(\rho(e^{tG}) f(\theta, x) - f(\theta, e^{tG} x)\big)
     = 0 $$
 
-    for each generator G and each point x of a step. The residual is that derivative,
-    without a matrix exponential: $I + tG$ has the same one. If it is zero at every
-    point, the model is equivariant under every group element that a path connects to
-    the identity: under rotations, but not under reflections.
+    for each generator G and each point x of a step. The residual is that derivative. It
+    takes no matrix exponential, since $I + tG$ has the same derivative. If it is zero
+    at every point, the model is equivariant under every element that a path in the
+    group connects to the identity: under rotations, but not under reflections.
 
     ```python
     G = jnp.array([[[0.0, -1.0], [1.0, 0.0]]])  # rotations of the plane
@@ -30,8 +30,8 @@ class InfinitesimalEquivariance(AbstractConstraint):
     lf.InfinitesimalEquivariance(apply, G, move)
     ```
 
-    `violation` is relative: the root mean square of the derivative over that of the
-    outputs, for a unit of each generator.
+    `violation` is the root mean square of the derivative, divided by that of the
+    outputs.
 
     **Shapes:** the residual is like the output of the model, with an axis of generators
     in front; its norm is the root mean square of the derivative.
@@ -78,8 +78,11 @@ class InfinitesimalEquivariance(AbstractConstraint):
 
         **Raises:** `ValueError` if the shapes do not fit.
         """
+        owner = "InfinitesimalEquivariance"
+        require_function(apply, "apply", owner, "lambda params, x: ...")
+        require_action(action, out_action, owner)
         self.apply = apply
-        generators = jnp.asarray(generators)
+        generators = as_numbers(generators, "generators", owner)
         if not jnp.issubdtype(generators.dtype, jnp.inexact):
             generators = generators.astype(jnp.result_type(float))
         self.generators = generators

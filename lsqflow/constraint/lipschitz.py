@@ -10,31 +10,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from .. import _tree as tree
-from .arguments import take
 from .base import AbstractConstraint
-from .norms import as_bound, quadratic_excess
+from .bound import as_bound, quadratic_excess
+from .inputs import require_count, require_function, take
 
 
 class Lipschitz(AbstractConstraint):
     r"""`‖∂f(θ, x) / ∂x‖ ≤ L` at each point x of a step: a model that is robust there.
 
-    The norm is that of Frobenius, which is the length of the gradient for a scalar
-    output and no smaller than the spectral norm for others. The residual, an
-    inequality, is
+    The norm is that of Frobenius. For a scalar output it is the length of the gradient;
+    for others it is no smaller than the spectral norm. The residual, an inequality, is
 
     $$ \frac{\|\partial f / \partial x\|_F^2 - L^2}{2 L}, $$
 
-    smooth everywhere, and near the bound what the norm has too much. It is zero where
-    the norm equals the bound, and not positive if and only if the bound holds at that
-    point. This is local: it says nothing of points in between, and certifies no
-    Lipschitz constant. In training, points beyond the bound should be fewer than the
-    parameters: steps can only compromise between more of them.
+    smooth everywhere. Near the bound it is the excess of the norm. It is zero where the
+    norm equals the bound, and not positive if and only if the bound holds at that
+    point. It says nothing about points in between, and certifies no Lipschitz constant.
+    Take fewer points than there are parameters: steps can only compromise between more
+    of them.
 
     `violation` is the largest excess, max(‖∂f/∂x‖ − L, 0).
 
-    With probes, the squared norm is estimated without bias as the mean of
-    $\|J^\top u\|^2$ over standard normal u: cheap for many outputs, and noisy, with a
-    relative standard deviation of at most $\sqrt{2 / \text{probes}}$.
+    With probes, the squared norm is estimated without bias, as the mean of
+    $\|J^\top u\|^2$ over standard normal u. That is cheap for many outputs. It is
+    noisy: the relative standard deviation is at most $\sqrt{2 / \text{probes}}$.
 
     ```python
     def logits(params, image): ...
@@ -64,18 +63,16 @@ class Lipschitz(AbstractConstraint):
 
         - `apply`: the model, `apply(params, x)` at a single point.
         - `bound`: $L$, positive.
-        - `probes`: how many random products estimate a norm, which then take a key, the
-            argument of a step after the points; by default none: norms are exact.
+        - `probes`: the number of random products that estimate a norm; by default None,
+            for exact norms. Probes need a random key at each step, after the points.
 
-        **Raises:** `ValueError` for a bound or a number of probes that is not positive;
-        the methods raise `TypeError` if there are no points, or no key for probes.
+        **Raises:** `ValueError` for a bound or a number of probes that is not positive.
+        The methods raise `TypeError` if there are no points, or no key for probes.
         """
+        require_function(apply, "apply", "Lipschitz", "lambda params, x: ...")
         self.apply = apply
         self.bound = as_bound(bound, "`lsqflow.Lipschitz`")
-        if probes is not None and probes < 1:
-            raise ValueError(
-                f"`probes` must be positive, or `None` for exact norms; got {probes}."
-            )
+        require_count(probes, "probes", "Lipschitz")
         self.probes = probes
 
     def residual(self, params: PyTree[Array], *args: Any) -> Float[Array, " batch"]:

@@ -11,14 +11,16 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
-from .._jax import known
+from .._jax import explicit_sharding
 from .._operator.base import AbstractOperator
-from .._operator.matrix import matmul
 from .._tree import Structure, Vector
 from .base import AbstractConstraint, largest_violation
+from .bound import as_bound, quadratic_excess
+from .inputs import require_parameters, require_selection
 from .part import Part
 
 Where = Callable[[Any], Any]
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Orthogonal(AbstractConstraint):
@@ -26,8 +28,9 @@ class Orthogonal(AbstractConstraint):
 
     The residual is the upper triangle of $W^\top W - I$ (of $W W^\top - I$ for a matrix
     with more columns than rows), its diagonal divided by $\sqrt 2$. It is zero if and
-    only if the columns (rows) are orthonormal. No equation stands there twice, and with
-    that factor $J J^\top = 2 I$ where the constraint holds: solves there take one step.
+    only if the columns (rows) are orthonormal. Each equation stands there once. With
+    that factor, $J J^\top = 2 I$ where the constraint holds, so solves there take one
+    step.
 
     `violation` is the largest entry of $|W^\top W - I|$.
 
@@ -44,6 +47,10 @@ class Orthogonal(AbstractConstraint):
 
     where: Where | None = None
 
+    def __check_init__(self) -> None:
+        if self.where is not None:
+            require_selection(self.where, "Orthogonal")
+
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         """The upper triangle of `WᵀW − I`, its diagonal divided by √2."""
         return jax.tree.map(lambda W: _packed(_gram_error(W)), self._part(params))
@@ -59,6 +66,7 @@ class Orthogonal(AbstractConstraint):
 
     def _part(self, params: PyTree[Array]) -> PyTree[Array]:
         part = params if self.where is None else self.where(params)
+        require_parameters(part, "`lsqflow.Orthogonal`")
         for path, leaf in jax.tree.leaves_with_path(part):
             if leaf.ndim < 2 or not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise ValueError(
@@ -72,9 +80,10 @@ class Orthogonal(AbstractConstraint):
 
 Orthogonal.__init__.__doc__ = """**Arguments:**
 
-- `where`: picks the matrices from the parameters; by default, all of them.
+- `where`: picks the matrices from the parameters; by default, all parameters.
 
-**Raises:** the methods raise `ValueError` for what is no real matrix, such as a bias.
+**Raises:** `TypeError` if `where` is no function. The methods raise `ValueError` for
+arrays that are no real matrices, such as a bias.
 """
 
 
@@ -95,7 +104,8 @@ class GramDerivative(AbstractOperator):
             tall = _tall(W)
             # A gather from both triangles; the transpose of `_packed` would scatter.
             S = _unpacked(u, tall.shape[-1])
-            out = jnp.matmul(tall, S, precision=jax.lax.Precision.HIGHEST)
+            sharding = explicit_sharding(tall)
+            out = jnp.matmul(tall, S, precision=_HIGHEST, out_sharding=sharding)
             return out if tall is W else jnp.swapaxes(out, -1, -2)
 
         return jax.tree.map(leaf, self.at, vector)
@@ -114,8 +124,8 @@ class NormBound(AbstractConstraint):
 
     $$ \frac{\|w\|^2 - b^2}{2 b}, $$
 
-    smooth also at zero, and near the bound what the norm has too much. It is zero where
-    the norm equals the bound, and not positive if and only if the bound holds.
+    smooth also at zero. Near the bound it is the excess ‖w‖ − b. It is zero where the
+    norm equals the bound, and not positive if and only if the bound holds.
 
     `violation` is the excess itself, max(‖w‖ − b, 0).
 
@@ -137,12 +147,15 @@ class NormBound(AbstractConstraint):
     ) -> None:
         """**Arguments:**
 
-        - `where`: picks the part of the parameters; all of them for `None`.
-        - `bound`: $b$, positive.
-        - `per_leaf`: whether each array of the part has the bound to itself.
+        - `where`: picks the part of the parameters; None for all of them.
+        - `bound`: $b$, a positive number.
+        - `per_leaf`: whether the bound holds for each array of the part by itself.
 
-        **Raises:** `ValueError` unless the bound is a positive number.
+        **Raises:** `ValueError` unless the bound is a positive number; `TypeError` if
+        `where` is no function.
         """
+        if where is not None:
+            require_selection(where, "NormBound")
         self.where = where
         self.bound = as_bound(bound, "`lsqflow.NormBound`")
         self.per_leaf = per_leaf
@@ -168,28 +181,10 @@ class NormBound(AbstractConstraint):
 
     def _squares(self, params: PyTree[Array]) -> PyTree[Float[Array, ""]]:
         part = params if self.where is None else self.where(params)
+        require_parameters(part, "`lsqflow.NormBound`")
         if self.per_leaf:
             return jax.tree.map(lambda w: tree.inner(w, w), part)
         return tree.inner(part, part)
-
-
-def quadratic_excess(square: Array, bound: Float[Array, ""]) -> Array:
-    """`(s − b²) / 2b`: what √s has more than b, to first order, and smooth at zero."""
-    bound = bound.astype(square.dtype)
-    return (square - bound**2) / (2 * bound)
-
-
-def as_bound(bound: Any, owner: str) -> Float[Array, ""]:
-    """A bound as an array, or an error that says why it is none."""
-    array = jnp.asarray(bound)
-    values = known(array)
-    if array.shape != () or (values is not None and not 0 < values < math.inf):
-        raise ValueError(
-            f"The bound of {owner} must be a positive number; got {bound}. What should "
-            "be zero is an equation: `lsqflow.Fixed` or `lsqflow.Equality`."
-        )
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    return array if floating else array.astype(jnp.result_type(float))
 
 
 def _tall(W: Array) -> Array:
@@ -197,8 +192,19 @@ def _tall(W: Array) -> Array:
 
 
 def _dot(left: Array, right: Array) -> Array:
-    """`leftᵀ right`."""
-    return matmul(jnp.swapaxes(left, -1, -2), right)
+    """`leftᵀ right`; on an explicit mesh, a copy of the matrix on each device."""
+    out, found = None, [explicit_sharding(x) for x in (right, left)]
+    sharding = found[0] or found[1]
+    if sharding is not None:
+        spec = [*sharding.spec, *(None,) * (right.ndim - len(sharding.spec))]
+        named = lambda *axes: jax.sharding.NamedSharding(sharding.mesh, jax.P(*axes))
+        out = named(*spec[:-2], None, None)
+        # One axis of a mesh cannot shard both sides of a matrix.
+        whole = named(*spec[:-1], None)
+        left, right = (jax.sharding.reshard(x, whole) for x in (left, right))
+    return jnp.matmul(
+        jnp.swapaxes(left, -1, -2), right, precision=_HIGHEST, out_sharding=out
+    )
 
 
 def _gram_error(W: Float[Array, "... m n"]) -> Float[Array, "... k k"]:

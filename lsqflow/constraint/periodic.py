@@ -1,4 +1,4 @@
-"""Models that repeat themselves."""
+"""Periodic models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,22 +10,26 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
 from .._jax import known
-from .arguments import take
 from .base import AbstractConstraint, largest_violation
+from .inputs import as_numbers, require_function, take
 from .symmetry import scaled
 
 
 class Periodic(AbstractConstraint):
     """`f(θ, x + p) = f(θ, x)`, at points given once or at each step.
 
-    The residual is the difference of the two. It is zero if and only if the model
-    repeats itself at these points; `violation` is the largest jump. With `lf.Sampled`
-    the points are fresh at each step.
+    The residual is the difference of the two sides. It is zero if and only if the model
+    repeats itself at these points. `violation` is the largest difference, in absolute
+    value. With `lf.Sampled` the points are fresh at each step.
 
-    **Shapes:** the residual is like the output of the model; with several shifts, they
-    are an axis in front. Its norm is the root mean square of the difference.
+    ```python
+    lf.Periodic(predict, 1.0, jnp.linspace(0, 1, 32)[:, None])
+    ```
 
-    **Cost:** two evaluations of the model, or one more than there are shifts.
+    **Shapes:** the residual is like the output of the model. With several shifts, it
+    has an axis of shifts in front. Its norm is the root mean square of the difference.
+
+    **Cost:** one evaluation of the model, and one more for each shift.
     """
 
     fn: Callable[[Any, Any], PyTree[Array]]
@@ -41,17 +45,21 @@ class Periodic(AbstractConstraint):
         """**Arguments:**
 
         - `fn`: the model, `fn(params, x)` on a batch of points.
-        - `period`: a scalar, added to every coordinate; a shift of shape `(d,)`, for
-            points of shape `(..., d)`; or several, of shape `(shifts, d)`. A box that
-            repeats in each direction has `jnp.diag(sides)`.
-        - `points`: where; by default the first further argument of each step.
+        - `period`: p, a scalar that is added to every coordinate; a shift of shape
+            `(d,)`, for points of shape `(..., d)`; or several of them, of shape
+            `(shifts, d)`. For a box that repeats in each direction, it is
+            `jnp.diag(sides)`.
+        - `points`: the points; by default the first further argument of each step.
 
         **Raises:** `ValueError` if the shapes do not fit, or all periods are zero;
         `TypeError` if there are no points, or they are not floating-point.
         """
+        require_function(fn, "fn", "Periodic", "lambda params, x: ...")
         self.fn = fn
-        self.period = jnp.asarray(period)
-        self.points = None if points is None else jnp.asarray(points)
+        self.period = as_numbers(period, "period", "Periodic")
+        self.points = (
+            None if points is None else as_numbers(points, "points", "Periodic")
+        )
         values = known(self.period)
         if self.period.ndim > 2 or (values is not None and not np.any(values)):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Constraints that give single entries of the parameters a value."""
+"""Constraints that give single entries of the parameters their values."""
 
 import abc
 from collections.abc import Callable
@@ -12,22 +12,23 @@ from .. import _tree as tree
 from .._operator.base import AbstractOperator
 from .._operator.structure.selection import Mask
 from .base import AbstractConstraint
+from .inputs import picked, require_parameters, require_selection
 from .part import Part
 
 
 class AbstractPin(AbstractConstraint):
-    """Some entries of the parameters have a given value, by default zero.
+    """Some entries of the parameters have given values, by default zero.
 
-    A subclass says which, with `mask`. The Jacobian is a selection, so that training
-    under the constraint, alone or together with others, needs no iterations for it.
+    A subclass says which entries, with `mask`. The derivative is a selection, so
+    training needs no iterations for it, alone or beside other constraints.
     """
 
     @abc.abstractmethod
     def mask(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
-        """True for the entries that are given; a pytree of booleans like `params`."""
+        """A pytree of booleans like `params`, true for the entries that are given."""
 
     def values(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
-        """The given values; what stands outside of the mask is ignored."""
+        """A pytree like `params` with the given values. Others are ignored."""
         return tree.zeros_like(params)
 
     def residual(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
@@ -48,11 +49,12 @@ class AbstractPin(AbstractConstraint):
         return self
 
     def on(self, where: Callable[[Any], Any]) -> "AbstractPin":
+        require_selection(where, f"{type(self).__name__}.on")
         return RestrictedPin(self, where)
 
 
 class RestrictedPin(AbstractPin):
-    """Given entries in part of the parameters."""
+    """A pin on part of the parameters, `pin.on(where)`."""
 
     constraint: AbstractPin
     where: Callable[[Any], Any]
@@ -73,9 +75,9 @@ class RestrictedPin(AbstractPin):
 
 
 class Fixed(AbstractPin):
-    """Part of the parameters keeps its value, or takes given ones.
+    """Part of the parameters keeps its values, or takes given ones.
 
-    The residual is the difference to the values, and zero elsewhere.
+    The residual is the difference from the values, and zero elsewhere.
 
     ```python
     lf.Fixed(lambda params: params["embedding"])
@@ -91,15 +93,21 @@ class Fixed(AbstractPin):
         """**Arguments:**
 
         - `where`: picks the part of the parameters.
-        - `values`: what it should be, with the structure of the part; by default, what
-            it is.
+        - `values`: its values, with the structure of the part; by default those that
+            it has.
+
+        **Raises:** `TypeError` if `where` is no function. The methods raise
+        `ValueError` if the values do not fit the part.
         """
+        require_selection(where, "Fixed")
         self.where = where
         self.target = None if values is None else jax.tree.map(jnp.asarray, values)
 
     def mask(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
+        require_parameters(params, "`lsqflow.Fixed`")
         chosen = jax.tree.map(
-            lambda x: jnp.ones(x.shape, jnp.bool_), self.where(params)
+            lambda x: jnp.ones_like(x, jnp.bool_),
+            picked(self.where, params, "Fixed"),
         )
         return Part(self.where, params).embed_mask(chosen)
 

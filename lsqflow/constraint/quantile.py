@@ -17,6 +17,8 @@ Bracket = tuple[Array, Array, Array]
 _WAYS = 8
 
 
+# Outside of a compiled program, a loop would be compiled at each call.
+@jax.jit
 def smallest(leaves: Sequence[Array], k: UInt[Array, ""]) -> list[Bool[Array, "..."]]:
     """Which are the `k` entries of smallest absolute value, over all leaves.
 
@@ -25,7 +27,7 @@ def smallest(leaves: Sequence[Array], k: UInt[Array, ""]) -> list[Bool[Array, ".
 
     The bits of non-negative floating-point numbers, read as integers, have the order of
     the numbers. The threshold is found by bisection of these integers, into eight parts
-    a pass, and no further than until the count is right.
+    a pass. It ends as soon as the count is right.
 
     **Cost:** one pass over the data if `k` entries are zero, otherwise at most twelve
     for float32, and 22 for float64. Nothing of the size of the data is stored.

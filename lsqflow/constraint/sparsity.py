@@ -1,6 +1,5 @@
-"""Most weights are zero."""
+"""Sparsity: most weights are zero."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _tree as tree
-from .._jax import known
+from .._jax import explicit_sharding
+from .inputs import require_parameters
 from .pin import AbstractPin
+from .pruning import Schedule, require_fraction
 from .quantile import count, count_dtype, smallest
-
-Schedule = Callable[[Any], Any]
 
 
 class Sparsity(AbstractPin):
@@ -21,11 +20,12 @@ class Sparsity(AbstractPin):
 
     $\theta_i = 0$ for the $k = \mathrm{round}(\text{fraction} \cdot N)$ smallest
     $|\theta_i|$ of the $N$ weights. The residual is $\theta_i$ there and zero
-    elsewhere; it is zero if that many weights are exactly zero. What is zero is among
-    the smallest, and so stays zero. With `schedule`, the fraction grows in training.
+    elsewhere. It is zero if that many weights are exactly zero. A weight that is zero
+    is among the smallest, and so stays zero. With `schedule`, the fraction grows during
+    training.
 
     Weights are the leaves with at least two axes. Biases, scales of norms and other
-    parameters are left alone; `on` chooses otherwise.
+    parameters are left alone. `on` makes another choice.
 
     ```python
     lf.Sparsity(0.9)
@@ -34,11 +34,12 @@ class Sparsity(AbstractPin):
     ```
 
     More than `k` weights are chosen where several have the same absolute value as the
-    largest of them. In particular all weights that are exactly zero are, if any: start
-    from weights that are not.
+    largest of them. In particular, all weights that are exactly zero are chosen if one
+    of them is. So start from weights that are not zero: a layer that is initialized
+    with zeros never trains.
 
     **Cost:** one pass over the weights if `k` of them are zero, otherwise up to twelve
-    (22 for float64); nothing is sorted. A pattern takes one pass.
+    (22 for float64). Nothing is sorted. A pattern takes one pass.
     """
 
     fraction: ArrayLike | None
@@ -65,14 +66,14 @@ class Sparsity(AbstractPin):
             `"layer"` for the same fraction of each leaf.
         - `schedule`: from a step of training to the fraction then, such as
             [`lsqflow.cubic_sparsity`][] or a schedule of Optax. Training asks for it;
-            `fraction` is what holds without a step, usually the last one.
+            `fraction` holds where there is no step; usually it is the last one.
         - `min_ndim`: leaves with fewer axes are left alone.
         - `pattern`: `(n, m)`, instead of a fraction: of each `m` consecutive weights
-            the `n` largest are kept, such as 2 of 4, for which there is hardware. Of
-            equal weights, the first.
-        - `axis`: that of consecutive weights, the one a product with the inputs sums
-            over: −1 for matrices `(out, in)` as in equinox, −2 for kernels `(in, out)`
-            and `(height, width, in, out)` as in flax.
+            the `n` largest are kept. Hardware supports 2 of 4. Of equal weights, the
+            first is kept.
+        - `axis`: the axis along which weights are consecutive, the one that a product
+            with the inputs sums over: −1 for matrices `(out, in)` as in equinox, −2 for
+            kernels `(in, out)` and `(height, width, in, out)` as in flax.
 
         **Raises:** `ValueError` if the fraction is not between 0 and 1, the scope is
         neither of the two, or not exactly one of fraction and pattern is given;
@@ -91,7 +92,7 @@ class Sparsity(AbstractPin):
                 "`schedule` must be a function from a step to a fraction, such as "
                 f"`lsqflow.cubic_sparsity(0.9, 0, 1000)`; got {schedule!r}."
             )
-        _require_fraction(fraction)
+        require_fraction(fraction)
         _require_pattern(pattern, schedule)
         self.fraction = fraction
         self.schedule = schedule
@@ -103,6 +104,7 @@ class Sparsity(AbstractPin):
     def mask(self, params: PyTree[Array], *args: Any) -> PyTree[Array]:
         """True for the weights that should be zero."""
         paths, treedef = jax.tree.flatten_with_path(params)
+        require_parameters(params, "`lsqflow.Sparsity`")
         leaves = [x for _, x in paths]
         chosen = [i for i, x in enumerate(leaves) if self._is_weight(x)]
         if not chosen:
@@ -118,7 +120,7 @@ class Sparsity(AbstractPin):
             masks = [self._smallest([leaves[i]])[0] for i in chosen]
         else:
             masks = self._smallest([leaves[i] for i in chosen])
-        out = [jnp.zeros(x.shape, jnp.bool_) for x in leaves]
+        out = [jnp.zeros_like(x, jnp.bool_) for x in leaves]
         for i, mask in zip(chosen, masks, strict=True):
             out[i] = mask
         return jax.tree.unflatten(treedef, out)
@@ -154,7 +156,13 @@ class Sparsity(AbstractPin):
                 f"that is a multiple of {m}; got shape {x.shape} at {where}. Choose "
                 "another axis, or the leaves with `on`."
             )
-        axis = self.axis % x.ndim
+        axis, sharding = self.axis % x.ndim, explicit_sharding(x)
+        if sharding is not None:
+            # Weights of one group may lie on several devices: that axis is gathered.
+            spec = [*sharding.spec, *(None,) * (x.ndim - len(sharding.spec))]
+            spec[axis] = None
+            whole = jax.sharding.NamedSharding(sharding.mesh, jax.P(*spec))
+            x = jax.sharding.reshard(x, whole)
         shape = (*x.shape[:axis], x.shape[axis] // m, m, *x.shape[axis + 1 :])
         size = jax.lax.stop_gradient(jnp.abs(x)).reshape(shape)
         position = jax.lax.broadcasted_iota(jnp.int32, shape, axis + 1)
@@ -164,45 +172,8 @@ class Sparsity(AbstractPin):
             other = jax.lax.slice_in_dim(size, j, j + 1, axis=axis + 1)
             before = (other > size) | ((other == size) & (j < position))
             larger += before.astype(jnp.int32)
-        return (larger >= n).reshape(x.shape)
-
-
-def cubic_sparsity(
-    final: float, begin: int, end: int, *, initial: float = 0.0, every: int = 1
-) -> Schedule:
-    r"""Gradual magnitude pruning: fast at first, slowly where little is left.
-
-    $s_t = s_f + (s_0 - s_f) \left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3$ between the
-    steps $t_0$ and $t_1$; see Zhu and Gupta, *To prune, or not to prune*,
-    [arXiv:1710.01878](https://arxiv.org/abs/1710.01878).
-
-    **Arguments:**
-
-    - `final`: the fraction of zeros from step `end` on, $s_f$.
-    - `begin`, `end`: the steps $t_0$ and $t_1$.
-    - `initial`: the fraction up to step `begin`, $s_0$.
-    - `every`: how many steps the fraction is constant for. Only steps that change it
-        search for a threshold.
-
-    **Returns:** a function from a step to a fraction.
-
-    **Raises:** `ValueError` if a fraction is not between 0 and 1, `end` not after
-    `begin`, or `every` not positive.
-    """
-    _require_fraction(final)
-    _require_fraction(initial)
-    if not begin < end or every < 1:
-        raise ValueError(
-            "`cubic_sparsity` needs begin < end and every >= 1; got "
-            f"begin = {begin}, end = {end}, every = {every}."
-        )
-
-    def schedule(step: ArrayLike) -> Array:
-        passed = (jnp.asarray(step) - begin) // every * every
-        left = 1 - jnp.clip(passed / (end - begin), 0, 1)
-        return final + (initial - final) * left**3
-
-    return schedule
+        mask = (larger >= n).reshape(x.shape)
+        return mask if sharding is None else jax.sharding.reshard(mask, sharding)
 
 
 def _entries(fraction: Any, size: int) -> Array:
@@ -213,14 +184,6 @@ def _entries(fraction: Any, size: int) -> Array:
     k = jnp.round(jnp.clip(fraction, 0, 1) * size)
     # `size` may have been rounded up.
     return jnp.minimum(k.astype(dtype), jnp.asarray(size, dtype))
-
-
-def _require_fraction(fraction: Any) -> None:
-    value = known(fraction) if fraction is not None else None
-    if value is not None and not (value.shape == () and 0 <= value <= 1):
-        raise ValueError(
-            f"The fraction of zeros must be a number from 0 to 1; got {fraction}."
-        )
 
 
 def _require_pattern(pattern: Any, schedule: Any) -> None:

@@ -1,4 +1,4 @@
-"""Weights that make up for those which were set to zero."""
+"""Pruning: set weights to zero, and change others to make up for them."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ from .._operator.structure.selection import Mask
 from .._problem.inputs import as_damp
 from .._problem.problem import Problem
 from .._solver.auto import AutoSolver
+from .inputs import as_numbers
 
 
 def compensate(
@@ -32,30 +33,32 @@ def compensate(
     $$\min_V \tfrac1N \|X (V - W)^\mathsf{T}\|^2 + \lambda^2 \|V - W\|^2
     \quad\text{with}\quad V = 0 \text{ in the mask,}$$
 
-    a least-squares problem for each row of $V$: the surgeon's update of Hassibi and
-    Stork, for many weights at once. Where few inputs leave $V$ undetermined, it is the
-    one nearest to $W$.
+    a least-squares problem for each row of $V$. It is the surgeon's update of Hassibi
+    and Stork, for many weights at once. Where there are too few inputs to determine
+    $V$, the result is the one nearest to $W$.
 
     ```python
     mask = lf.Sparsity(0.5).mask(weights)
     weights = lf.compensate(weights, mask, activations, damp=0.01)
     ```
 
-    Kernels of shape `(in, out)`, as in flax, are transposed first, with their mask, and
-    the result is transposed back.
+    Transpose kernels of shape `(in, out)`, as in flax, and their masks before, and the
+    result after.
 
-    **Cost:** all rows are solved together. A step multiplies `(samples, in)` with
-    `(in, out)` twice; memory is that of a few results, and `(samples, out)`.
+    **Cost:** all rows are solved together. A step of the solver multiplies
+    `(samples, in)` with `(in, out)` twice. Memory is that of a few results, and of
+    `(samples, out)`.
 
     **Arguments:**
 
     - `weights`: $W$, of shape `(out, in)`.
-    - `mask`: of the same shape; true for weights to be zero, such as the mask of
-        [`lsqflow.Sparsity`][].
-    - `inputs`: $X$, of shape `(samples, in)`: what the layer gets.
+    - `mask`: booleans of the same shape, true for weights to be zero, such as the mask
+        of [`lsqflow.Sparsity`][].
+    - `inputs`: $X$, the inputs of the layer, of shape `(samples, in)`.
     - `solver`: as in [`lsqflow.lstsq`][].
-    - `damp`: λ, which keeps weights near to what they were, in units of the inputs; a
-        hundredth to a tenth of their root mean square helps against overfitting.
+    - `damp`: λ, in units of the inputs. It keeps weights near to what they were. A
+        hundredth to a tenth of the root mean square of the inputs helps against
+        overfitting.
     - `throw`: whether a failed solve raises.
 
     **Returns:** $V$, differentiable with respect to weights, inputs and damping.
@@ -69,7 +72,10 @@ def compensate(
         surgeon*, NeurIPS 1993. Frantar and Alistarh, *SparseGPT*, ICML 2023,
         [arXiv:2301.00774](https://arxiv.org/abs/2301.00774).
     """
-    weights, mask, inputs = map(jnp.asarray, (weights, mask, inputs))
+    weights, mask, inputs = (
+        as_numbers(x, name, "compensate")
+        for x, name in ((weights, "weights"), (mask, "mask"), (inputs, "inputs"))
+    )
     _require_fit(weights, mask, inputs)
     if damp is not None:
         damp = as_damp(damp, inputs)

@@ -1,4 +1,4 @@
-"""Symmetries of a model under the elements of a group."""
+"""Models that respect the elements of a symmetry group."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from jaxtyping import Array, Float, PyTree
 from .. import _tree as tree
 from .._operator.composite import same_structure
 from .._operator.display import brief
-from .arguments import take
 from .base import AbstractConstraint
+from .inputs import require_function, take
 
 
 class Equivariance(AbstractConstraint):
     r"""`ρ(g) f(θ, x) = f(θ, g x)`, for elements g of a group and points x of a step.
 
     The residual is the difference of the two sides. It is zero if and only if the model
-    respects these elements at these points: all elements of a finite group, or a draw
-    from a larger one at each step.
+    respects these elements at these points. For a finite group, give all elements. For
+    a larger one, draw some at each step.
 
     ```python
     quarter_turns = range(1, 4)
@@ -37,8 +37,9 @@ class Equivariance(AbstractConstraint):
     lf.Sampled(lf.Equivariance(apply, None, rotate), sampler, jax.random.key(0))
     ```
 
-    The identity asks for nothing: leave it out, or pay for rows of zeros. `violation`
-    is relative: the root mean square of the difference over that of the outputs.
+    Leave the identity out: it asks for nothing, and costs rows of zeros. `violation` is
+    the root mean square of the difference, divided by that of the outputs. So a large
+    constant in the outputs makes it small.
 
     **Shapes:** the residual is like the output of the model, with an axis of elements
     in front; its norm is the root mean square of the difference.
@@ -63,15 +64,18 @@ class Equivariance(AbstractConstraint):
         - `apply`: the model, `apply(params, x)` on a batch of points.
         - `group`: the elements. A sequence (list, tuple, range) of anything that the
             actions understand; or an array, or another pytree of arrays, with the
-            elements along the first axis. `None`: they come at each step, after the
+            elements along the first axis; or None, if they come at each step, after the
             points.
         - `action`: `action(g, x)`, what an element does to a batch of points.
         - `out_action`: `out_action(g, y)`, what it does to the outputs; by default
-            nothing: the model is to be invariant.
+            nothing, for a model that should be invariant.
 
-        **Raises:** `ValueError` if the group is empty or the actions change the shape
-        of the outputs; the methods raise `TypeError` if there are no points.
+        **Raises:** `ValueError` if the group is empty, `TypeError` if a function is
+        none. The methods raise `ValueError` if the actions change the shape of the
+        outputs, and `TypeError` if there are no points.
         """
+        require_function(apply, "apply", "Equivariance", "lambda params, x: ...")
+        require_action(action, out_action, "Equivariance")
         self.apply = apply
         self.group = None if group is None else _elements(group)
         self.action = action
@@ -124,6 +128,14 @@ def _each(action: Callable[[Any, Any], Any], group: Any, x: Any) -> Any:
         moved = [action(g, x) for g in group]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)
     return jax.vmap(action, (0, None))(group, x)
+
+
+def require_action(action: Any, out_action: Any, owner: str) -> None:
+    """Raise a `TypeError` unless both are functions; the second may be None."""
+    example = "lambda g, x: x @ g.T"
+    require_function(action, "action", owner, example)
+    if out_action is not None:
+        require_function(out_action, "out_action", owner, example)
 
 
 def unmoved(_: Any, y: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Vector fields at a batch of points: derivatives, and what is drawn for them."""
+"""Vector fields at a batch of points: their derivatives, and random probes."""
 
 import abc
 import functools as ft
@@ -13,15 +13,15 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from .. import _tree as tree
 from .._operator.display import brief
-from .arguments import take
 from .base import AbstractConstraint
+from .inputs import take
 
 
 class AbstractFieldConstraint(AbstractConstraint):
     """A condition on the Jacobian, in x, of a vector field `field(params, x)`.
 
-    It holds at the points that come with each step. With probes, only products of the
-    Jacobian with random vectors are seen, which come with each step as well.
+    It holds at the points of each step. With probes, it is a condition on products of
+    the Jacobian with random vectors, which come with each step as well.
     """
 
     field: eqx.AbstractVar[Callable[..., Array]]
@@ -29,14 +29,14 @@ class AbstractFieldConstraint(AbstractConstraint):
 
     @abc.abstractmethod
     def _prefix(self) -> tuple[int, ...] | None:
-        """What the shape of the probes has before that of the points, if any."""
+        """The axes of the probes in front of those of the points; None without."""
 
     def sampler(self, points: Any) -> "PointsAndProbes":
         """A sampler for [`lsqflow.Sampled`][] that adds probes to points.
 
         **Arguments:**
 
-        - `points`: a function from a key to points; or points, which then stay.
+        - `points`: a function from a key to points; or points, the same at each step.
 
         **Returns:** a function from a key to `(points, probes)`, or to `(points,)`
         without probes. Entries of probes are ±1.
@@ -53,7 +53,7 @@ class AbstractFieldConstraint(AbstractConstraint):
 
 
 class PointsAndProbes(eqx.Module):
-    """Draws points with `points(key)` and, where asked for, probes of entries ±1."""
+    """A sampler of points, `points(key)`, and of probes with entries ±1 if any."""
 
     points: Any
     prefix: tuple[int, ...] | None = eqx.field(static=True)

@@ -1,8 +1,8 @@
 """Inequalities: which rows of a constraint are held in a step.
 
-The primal–dual active-set method of Hintermüller, Ito and Kunisch (2002). It starts
-from the rows that were held in the last step of training, and then takes one solve, as
-a rule.
+This is the primal–dual active-set method of Hintermüller, Ito and Kunisch (2002). It
+starts from the rows that were held in the last step of training, and then usually takes
+one solve.
 """
 
 from typing import Any
@@ -14,25 +14,28 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree as tree
+from .._operator.base import AbstractOperator
 from .._outcome import StopReason, is_failure
 from .._tree import Vector
 from .least_norm import least_norm
-from .linearisation import Flags, Scaled, select
+from .linearisation import Flags, select, some_rows
 
 Scalar = Float[Array, ""]
-# Rounds of the active-set method. It ends by itself; this is for cycles, which only
-# strongly coupled inequalities can cause.
+# The method ends by itself, except for cycles, which strongly coupled rows can cause.
 _MAX_ROUNDS = 20
 
 
 class Rules(eqx.Module):
-    """Which rows are equations in this step, and which may become active at all."""
+    """Which rows are always held in this step, and which may be held at all.
+
+    `allowed` is None if all may be.
+    """
 
     always: Flags | None
     allowed: Flags | None = None
 
     def next(self, active: Flags, dual: Vector, slack: Vector, noise: Scalar) -> Flags:
-        """Rows to be held next: multipliers of the right sign, or violated without."""
+        """The rows to hold next: those that push, and those violated without."""
         largest = jnp.max(jnp.stack([jnp.max(abs(y)) for y in jax.tree.leaves(dual)]))
         eps = jnp.finfo(tree.storage_dtype(dual)).eps
 
@@ -48,7 +51,7 @@ class Rules(eqx.Module):
 
 
 def active_set(
-    everything: Scaled,
+    everything: AbstractOperator,
     target: Vector,
     guess: Vector,
     solver: lx.AbstractLinearSolver,
@@ -56,18 +59,30 @@ def active_set(
     active: Flags,
     rules: Rules,
 ) -> tuple[Vector, Flags, Int[Array, ""], StopReason]:
-    """The multipliers of the quadratic program, and its active rows.
+    """Solve the quadratic program: least norm, subject to equations and inequalities.
 
-    Which rows are active is not differentiated.
+    **Arguments:**
+
+    - `everything`: the operator of all rows.
+    - `target`: the right-hand side of all rows.
+    - `guess`: multipliers to start from, of any scale.
+    - `solver`: the solver to use for each set of rows.
+    - `active`: the rows to hold at first.
+    - `rules`: which rows may be held after that.
+
+    **Returns:** the multipliers, the rows that are held, steps of the solver, and how
+    it ended. Which rows are held is not differentiated.
     """
     eps = float(jnp.finfo(tree.storage_dtype(target)).eps)
     noise = eps**0.75 * tree.norm(target)
 
     def solve(carry: Any) -> Any:
         active, dual, _, rounds, num_steps, _, _ = carry
-        operator = Scaled(everything.jacobian, everything.roots, active)
         x, dual, _, more, reason = least_norm(
-            operator, select(active, target), select(active, dual), solver
+            some_rows(active, everything),
+            select(active, target),
+            select(active, dual),
+            solver,
         )
         dual = select(active, dual)
         slack = tree.sub(target, everything.mv(x))

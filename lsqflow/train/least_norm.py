@@ -1,4 +1,4 @@
-"""Least-norm solves, from where the last one ended."""
+"""Least-norm solves that start from where the last one ended."""
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,10 @@ def least_norm(
     guess: Vector | None,
     solver: lx.AbstractLinearSolver,
 ) -> LeastNorm:
-    """The least-norm solution, from a guess of its dual up to a factor.
+    """The least-norm solution, from a guess of its dual.
 
-    The factor is the best one, so that no guess is worse than zero; a change of the
-    step size or of the metric costs nothing.
+    The guess is first multiplied by the best factor. So no guess is worse than zero,
+    and a change of the step size or of the metric costs nothing.
     """
     if guess is None:
         return _solve(operator, target, solver)

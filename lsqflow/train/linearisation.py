@@ -9,9 +9,12 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _tree as tree
 from .._operator.base import AbstractOperator
-from .._tree import Structure, Vector
+from .._operator.diagonal import Diagonal
+from .._operator.structure.selection import Mask
+from .._tree import Vector
 from ..constraint.base import AbstractConstraint, rows_of
 from ..constraint.compose import All
+from ..constraint.inputs import require_residual
 from ..constraint.pin import AbstractPin
 
 Flags = PyTree[Array]
@@ -20,7 +23,7 @@ Flags = PyTree[Array]
 def split(
     constraint: AbstractConstraint,
 ) -> tuple[list[AbstractPin], AbstractConstraint | None]:
-    """The pins of a constraint, and what has to be solved for."""
+    """The pins of a constraint, and the other parts, for which steps solve."""
     pins = [part for part in constraint.parts() if isinstance(part, AbstractPin)]
     if not pins:
         return [], constraint
@@ -35,13 +38,17 @@ def equations(rest: AbstractConstraint | None, residual: Vector) -> Flags | None
     flags = rows_of(rest.inequality(), residual)
     if not any(jax.tree.leaves(flags)):
         return None
-    return jax.tree.map(lambda c, flag: jnp.full(c.shape, not flag), residual, flags)
+    return jax.tree.map(
+        lambda c, flag: jnp.full_like(c, not flag, jnp.bool_), residual, flags
+    )
 
 
 class Rates(eqx.Module):
-    """How much of the violation a step removes; which share of all this is done.
+    """What a step does about the constraint.
 
-    The share is less than one while training warms up, and None for one.
+    `violation` is the share of the violation that it removes. `share` is the share of
+    the whole correction that it makes: less than one while training warms up, and None
+    for one.
     """
 
     violation: Float[Array, ""]
@@ -72,15 +79,17 @@ class Linearisation(eqx.Module):
         pinned, gap = _pinned(pins, params, args)
         if rest is None:
             return cls(pinned, gap, None, None, None)
-        residual = jax.tree.map(jnp.asarray, rest.residual(params, *args))
+        residual = rest.residual(params, *args)
+        require_residual(residual, rest)
+        residual = jax.tree.map(jnp.asarray, residual)
         equation = equations(rest, residual)
         jacobian = rest.jacobian(params, *args).linearise()
         return cls(pinned, gap, jacobian, residual, equation)
 
     def free(self, vector: Vector, rates: Rates) -> Vector:
-        """A step with its pinned entries replaced by the rate times their gaps.
+        """A step whose pinned entries are the rate times their gaps.
 
-        During warm-up, by a mean of both.
+        During warm-up they are a mean of that and what the step had there.
         """
         if self.pinned is None:
             return vector
@@ -96,10 +105,10 @@ class Linearisation(eqx.Module):
     def roots(
         self, weights: Vector | None, params: Vector
     ) -> tuple[Vector | None, Float[Array, ""]]:
-        """The roots of weights of the parameters, and the scale of the weights.
+        """The square roots of weights of the parameters, and the largest weight.
 
-        Roots are at most one, lest small learning rates underflow, and zero for what is
-        pinned.
+        Weights are divided by the largest one before, lest small learning rates
+        underflow. Roots are zero for what is pinned.
         """
         scale = jnp.ones((), tree.scalar_dtype(params))
         roots = None
@@ -121,10 +130,10 @@ class Linearisation(eqx.Module):
         return roots, scale
 
     def target(self, image: Vector, rates: Rates) -> Vector:
-        """What a correction should take from `J δ`, given that as `image`.
+        """What a correction of a step δ has to take away from `J δ`, the `image`.
 
-        Then the violation falls by its rate, to first order, and inequalities that hold
-        use no more than their room.
+        Then the violation falls by its rate, to first order. Inequalities that hold
+        are not moved beyond zero.
         """
 
         def leaf(moved: Array, c: Array, equation: Array | None = None) -> Array:
@@ -139,7 +148,7 @@ class Linearisation(eqx.Module):
 
 
 def _usable(weights: Array) -> Array:
-    """Positive, finite weights, and zero for others: these do not move."""
+    """The weights, with zero for those that are not positive and finite."""
     usable = (weights > 0) & jnp.isfinite(weights)
     return jnp.where(usable, weights, jnp.zeros_like(weights))
 
@@ -160,30 +169,19 @@ def _pinned(
     return mask, gap
 
 
-class Scaled(AbstractOperator):
-    """`R J D`: some rows of a Jacobian, its columns scaled.
+def some_rows(rows: Flags | None, operator: AbstractOperator) -> AbstractOperator:
+    """The operator, with zeros in rows that are False; None stands for all rows."""
+    if rows is None:
+        return operator
+    dtypes = jax.tree.map(lambda s: s.dtype, operator.out_structure())
+    return Mask(rows, dtypes) @ operator
 
-    None stands for all rows, and for factors of one.
-    """
 
-    jacobian: AbstractOperator
-    roots: Vector | None
-    rows: Flags | None
-
-    def mv(self, vector: Vector) -> Vector:
-        return select(self.rows, self.jacobian.mv(times(self.roots, vector)))
-
-    def rmv(self, vector: Vector) -> Vector:
-        return times(self.roots, self.jacobian.rmv(select(self.rows, vector)))
-
-    def in_structure(self) -> Structure:
-        return self.jacobian.in_structure()
-
-    def out_structure(self) -> Structure:
-        return self.jacobian.out_structure()
-
-    def linearise(self) -> AbstractOperator:
-        return Scaled(self.jacobian.linearise(), self.roots, self.rows)
+def scaled_columns(
+    operator: AbstractOperator, roots: Vector | None
+) -> AbstractOperator:
+    """The operator, its columns times factors; None stands for ones."""
+    return operator if roots is None else operator @ Diagonal(roots)
 
 
 def times(factors: Vector | None, vector: Vector) -> Vector:
@@ -201,7 +199,7 @@ def select(rows: Flags | None, vector: Vector) -> Vector:
 
 
 def widen(vector: Any) -> Any:
-    """In at least single precision."""
+    """A vector as arrays, in single precision at least."""
 
     def leaf(x: Any) -> Array:
         x = jnp.asarray(x)
@@ -212,5 +210,5 @@ def widen(vector: Any) -> Any:
 
 
 def like(example: Any, vector: Vector) -> Any:
-    """A vector in the dtypes of another."""
+    """A vector, in the dtypes of another one."""
     return jax.tree.map(lambda e, v: v.astype(jnp.result_type(e)), example, vector)

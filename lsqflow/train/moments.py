@@ -1,62 +1,45 @@
-"""The moments in the state of an optimiser, whatever it is wrapped in."""
+"""The moments in the state of an optimizer, whatever it is wrapped in.
 
-from collections.abc import Callable
+`optax.tree_utils` finds a field of a state by its name, through chains and wrappers. It
+finds every entry of that name. So two things are decided here: parameters may have a
+field of the same name (`mu` of a normal distribution), and a state may have several
+moments, one for each group of `optax.partition`. In what order groups and parameters
+correspond is not known, so moments in groups count as not found.
+"""
+
 from typing import Any
 
 import jax
-from jaxtyping import Array
+import optax.tree_utils as otu
 
+from .. import _tree as tree
 from .._tree import Vector
 
 
-def covers(state: Any, params: Vector) -> bool:
-    """Whether a state holds both moments of all parameters: Adam everywhere."""
-    return all(_positions(state, params, name) for name in ("mu", "nu"))
+def moment(state: Any, params: Vector, name: str) -> Vector | None:
+    """The field of a state that is like the parameters; None if there is not one."""
+    found = [x for _, x in otu.tree_get_all_with_path(state, name, _in_a_state)]
+    if len(found) != 1 or jax.tree.structure(found[0]) != jax.tree.structure(params):
+        return None
+    return found[0]
 
 
-def moments_of(
-    state: Any, params: Vector
-) -> tuple[list[Array], Callable[[list[Array]], Any]]:
-    """The first moments in a state, and the state for other ones."""
-    return _field_of(state, _positions(state, params, "mu"))
+def with_moment(state: Any, name: str, value: Vector) -> Any:
+    """A state with another value of a field that `moment` has found."""
+    return otu.tree_set(state, _in_a_state, **{name: value})
 
 
 def add_to_momentum(state: Any, params: Vector, change: Vector) -> Any:
     """A state with a vector added to its first moment or trace, if it has one."""
     for name in ("mu", "trace"):
-        where = _positions(state, params, name)
-        if where:
-            old, rebuild = _field_of(state, where)
-            pairs = zip(old, jax.tree.leaves(change), strict=True)
-            return rebuild([m + d.astype(m.dtype) for m, d in pairs])
+        old = moment(state, params, name)
+        if old is not None:
+            change = jax.tree.map(lambda m, d: d.astype(m.dtype), old, change)
+            return with_moment(state, name, tree.add(old, change))
     return state
 
 
-def _positions(state: Any, params: Vector, name: str) -> list[int]:
-    """Where among the leaves of a state a field is that is like the parameters.
-
-    Empty if there is none, or more than one: then its order is not known.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    where, owners = [], set()
-    for i, (path, _) in enumerate(leaves):
-        names = [getattr(key, "name", None) for key in path]
-        if name in names:
-            where.append(i)
-            owners.add(path[: names.index(name)])
-    fits = len(owners) == 1 and len(where) == len(jax.tree.leaves(params))
-    return where if fits else []
-
-
-def _field_of(
-    state: Any, where: list[int]
-) -> tuple[list[Array], Callable[[list[Array]], Any]]:
-    values, treedef = jax.tree.flatten(state)
-
-    def rebuild(field: list[Array]) -> Any:
-        new = list(values)
-        for i, x in zip(where, field, strict=True):
-            new[i] = x
-        return jax.tree.unflatten(treedef, new)
-
-    return [values[i] for i in where], rebuild
+def _in_a_state(path: tuple[Any, ...], value: Any) -> bool:
+    """Whether a field belongs to a state of Optax, and not to the parameters."""
+    del value
+    return bool(path) and isinstance(path[-1], otu.NamedTupleKey)

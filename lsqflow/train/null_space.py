@@ -1,8 +1,9 @@
-"""`null_space`: an optimiser that keeps constraints."""
+"""`null_space`: an optimizer that keeps constraints."""
 
 from collections.abc import Callable
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import optax
@@ -11,11 +12,26 @@ from .. import _tree as tree
 from .._outcome import StopReason, is_failure
 from .._solver.lsmr import LSMR
 from ..constraint.base import AbstractConstraint
-from .inputs import ScalarOrSchedule, as_rates, require_types
+from ..constraint.inputs import require_parameters
+from .compiled import Compiled, numbers_as_arrays
+from .inputs import (
+    ScalarOrSchedule,
+    as_rates,
+    explained,
+    require_tuple,
+    require_types,
+)
 from .linearisation import Linearisation, like, widen
-from .metric import Choice, Metric
+from .metric import Choice, MetricForm
+from .probe import Chosen
 from .projection import Projection, between_projections, in_metric
-from .state import NullSpaceState, first_state, require_same
+from .state import (
+    NullSpaceState,
+    distinct,
+    first_state,
+    like_residual,
+    require_update,
+)
 
 
 def null_space(
@@ -25,65 +41,74 @@ def null_space(
     solver: lx.AbstractLinearSolver | None = None,
     rate: ScalarOrSchedule = 1.0,
     warmup: int | Callable[[Any], Any] | None = None,
-    metric: Choice = "optimizer",
+    metric: Choice = "auto",
     constraint_args: tuple[Any, ...] = (),
 ) -> optax.GradientTransformationExtraArgs:
-    r"""An optimiser under a constraint $c(\theta) = 0$, or $c(\theta) \le 0$.
+    r"""Wrap an optimizer so that it keeps a constraint, $c(\theta) = 0$ or $\le 0$.
 
-    Each update Δ of the optimiser is replaced by the nearest one that obeys the
+    Each update Δ of the optimizer is replaced by the nearest one that obeys the
     linearised constraint,
 
     $$\Delta^+ = \arg\min_\delta \|\delta - \Delta\|_M \quad\text{s.t.}\quad
       J \delta = -\gamma\, c(\theta),$$
 
-    in the optimiser's own metric $M$: a step of sequential quadratic programming, whose
-    fixed points are those of the constrained problem, $\nabla f + J^T \mu = 0$. What
-    the constraint pins (sparsity, fixed parameters) is set without iterations.
+    in the optimizer's own metric $M$. This is a step of sequential quadratic
+    programming: training comes to rest where $\nabla f + J^T \mu = 0$, at optima of the
+    constrained problem. Single entries with given values (sparsity, fixed parameters)
+    are set without iterations.
 
     ```python
     constraint = lf.Equality(lambda params: params["x"] + params["y"] - 1)
     optimizer = lf.null_space(optax.adam(1e-2), constraint)
     ```
 
-    It is an ordinary Optax optimiser, and may be chained, partitioned, wrapped and
-    jitted as such; what comes after it in a chain is not projected.
+    The result is an ordinary Optax optimizer, and may be chained, partitioned, wrapped
+    and jitted as such. What comes after it in a chain is not projected.
 
     **Arguments:**
 
-    - `optimizer`: any Optax optimiser. It has to be inside, not before, since its
-        metric decides where a constrained optimiser converges.
+    - `optimizer`: any Optax optimizer. It goes inside, not before, since its metric
+        decides where constrained training converges.
     - `constraint`: an [`lsqflow.AbstractConstraint`][].
-    - `solver`: who solves; by default LSMR with a tolerance of 1e-4, warm-started by
-        the dual of the last step, so that the errors of a step are mended by the next.
-        It must handle any shape and rank. Limit the cost of a step with `max_steps`,
-        where [`lsqflow.LSQR`][] leaves the smaller residual, and ill-conditioned or
-        contradictory constraints with a looser tolerance.
-    - `rate`: γ, the share of the violation that a step removes; a number or a schedule
-        of the step.
-    - `warmup`: a number of first steps during which the constraint is let in, or a
-        schedule from 0 to 1: that share of the whole correction is made. Where the
-        constraint holds from the start for reasons that are no good (a constant is
-        periodic), training has to leave before it may come back.
-    - `metric`: `"optimizer"` for that of the optimiser: a diagonal for the Adam and SGD
-        families, at the price of one solve a step; for any other optimiser as for None.
-        None projects the gradient before the optimiser sees it and the update after,
-        both in the Euclidean metric: right for any optimiser, two solves a step. Or a
-        function `metric(params, inner_state)` that returns the diagonal of M, a pytree
-        like the parameters.
-    - `constraint_args`: further arguments of the constraint, or arrays of their shapes
-        and dtypes; for steps that are not given any.
+    - `solver`: the solver to use for each step. It must handle any shape and rank. By
+        default it is LSMR with a tolerance of 1e-4, started from the dual of the last
+        step, so that each step mends the errors of the step before. `max_steps` of the
+        solver limits the cost of a step; [`lsqflow.LSQR`][] then leaves the smaller
+        residual. A looser tolerance limits the cost of ill-conditioned or contradictory
+        constraints.
+    - `rate`: γ, the share of the violation that a step removes, more than 0 and at most
+        1; or a schedule, from the number of the step to a share.
+    - `warmup`: a number of first steps, during which the share of the correction that
+        is made rises from 0 to 1; or a schedule of that share. Use it where the
+        constraint holds at the start for no good reason: a constant function is
+        periodic, and training has to leave it before it may come back.
+    - `metric`: $M$. `"auto"` tries the optimizer on a small problem. For the Adam and
+        SGD families it finds a diagonal, at the price of one solve a step. For all
+        others it takes two projections, as for None: of the gradient before the
+        optimizer sees it, and of the update after it, both in the Euclidean metric.
+        That is right for any optimizer, and costs two solves a step.
+        `lf.train.adam_metric`, `lf.train.sgd_metric`, `lf.train.euclidean` or another
+        [`AbstractMetric`][lsqflow.train.AbstractMetric] skip the trial. A function
+        `metric(params, inner_state)` returns the diagonal of M, a pytree like the
+        parameters. The state says which metric is in use: `state.form`.
+    - `constraint_args`: a tuple, further arguments of the constraint for steps that are
+        not given any; or arrays of their shapes and dtypes.
 
-    **Returns:** an `optax.GradientTransformationExtraArgs`. Its `update` needs
-    `params`, and takes `constraint_args=`, a tuple of further arguments of the
-    constraint for this step; other keywords go to the optimiser. Its state is a
-    [`lsqflow.NullSpaceState`][]. Updates are differentiable where the optimiser's are.
+    **Returns:** an `optax.GradientTransformationExtraArgs`. Its `update(gradients,
+    state, params)` needs the parameters. It takes `constraint_args=`, a tuple of
+    further arguments of the constraint for this step. Other keywords go to the
+    optimizer. Its state is a [`lsqflow.NullSpaceState`][]. Updates are differentiable
+    where the optimizer's are.
 
-    Nothing raises at run time. A degenerate or contradictory constraint gives the
-    least-squares step and a constraint that is not finite leaves the update alone, both
-    with a `result` in the state.
+    **Cost:** a step evaluates and linearises the constraint once, and takes as many
+    products with its Jacobian and the transpose as the solver takes steps. A call of
+    `update` outside of `jax.jit` is compiled at the first step, and later steps with
+    arrays of the same shapes compile nothing.
 
-    **Raises:** `TypeError` or `ValueError` while tracing for a constraint that does not
-    fit the parameters.
+    **Raises:** `TypeError` or `ValueError` for arguments of the wrong kind and for a
+    constraint that does not fit the parameters. Nothing raises for values. A degenerate
+    or contradictory constraint gives the least-squares step. A constraint that is not
+    finite leaves the update alone. The `result` of the state tells.
 
     ??? cite "Reference"
         ```bibtex
@@ -96,41 +121,40 @@ def null_space(
         ```
     """
     require_types(optimizer, constraint, solver, metric)
+    require_tuple(constraint_args)
+    example = numbers_as_arrays(constraint_args)
     inner = optax.with_extra_args_support(optimizer)
-    chosen = Metric(metric, inner)
+    chosen = Chosen(metric, inner)
     method = LSMR(rtol=1e-4) if solver is None else solver
     rates = as_rates(rate, warmup)
 
     def init(params: Any) -> NullSpaceState:
+        require_parameters(params, "`lsqflow.null_space`")
+        params = jax.tree.map(jnp.asarray, params)
         state = inner.init(params)
-        return first_state(constraint, constraint_args, params, state)
+        found = chosen.metric(state, params)
+        form = MetricForm.none if found is None else found.form()
+        return first_state(constraint, example, params, state, form)
 
-    def update(
-        updates: Any,
-        state: NullSpaceState,
-        params: Any = None,
-        *,
-        constraint_args: tuple[Any, ...] = constraint_args,
-        **extra: Any,
+    def step(
+        constraint: AbstractConstraint, given: tuple[Any, ...]
     ) -> tuple[Any, NullSpaceState]:
-        if params is None:
-            raise ValueError(
-                "`lsqflow.null_space` needs the parameters to evaluate its constraint: "
-                "call `update(gradients, state, params)`."
-            )
+        updates, state, params, args, extra = given
         wide = widen(params)
         now = constraint.at(state.count)
-        violation = now.violation(wide, *constraint_args)
-        problem = Linearisation.of(now, wide, constraint_args)
-        require_same(problem.residual, state.multipliers)
+        with explained(params):
+            violation = now.violation(wide, *args)
+            problem = Linearisation.of(now, wide, args)
+        state = like_residual(state, problem.residual)
         now_rates = rates(state.count, violation.dtype)
         project = Projection(problem, wide, now_rates, method, now.redrawn())
         run = lambda gradient, before: inner.update(gradient, before, params, **extra)
 
-        if chosen.is_diagonal(state.inner_state, params):
-            out = in_metric(project, chosen, run, updates, state)
-        else:
+        found = chosen.metric(state.inner_state, params)
+        if found is None:
             out = between_projections(project, run, updates, state)
+        else:
+            out = in_metric(project, found, run, updates, state)
 
         finite = jnp.isfinite(tree.norm(out.update))
         keep = lambda new, old: None if old is None else tree.where(finite, new, old)
@@ -147,9 +171,26 @@ def null_space(
                 out.stop_reason,
                 StopReason.nonfinite,
             ),
+            form=state.form,
         )
         proposal = widen(out.proposal)
         return like(out.proposal, tree.where(finite, out.update, proposal)), new_state
+
+    # Users who do not compile their loop get each step compiled.
+    compiled = Compiled(step)
+
+    def update(
+        updates: Any,
+        state: NullSpaceState,
+        params: Any = None,
+        *,
+        constraint_args: tuple[Any, ...] = constraint_args,
+        **extra: Any,
+    ) -> tuple[Any, NullSpaceState]:
+        require_update(updates, state, params, constraint_args)
+        given = (updates, state, params, constraint_args, extra)
+        updates, state = compiled(constraint, numbers_as_arrays(given))
+        return updates, distinct(state)
 
     # Optax types states as pytrees of arrays.
     return optax.GradientTransformationExtraArgs(cast(Any, init), cast(Any, update))

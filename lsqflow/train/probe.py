@@ -1,6 +1,5 @@
-"""What kind of update an optimiser makes, found out by trying it on a small problem."""
+"""Which metric an optimizer has, found out by trying it on a small problem."""
 
-import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -11,41 +10,73 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .moments import covers, moments_of
+from .compiled import Compiled
+from .families import GivenMetric, adam_metric, sgd_metric
+from .metric import AbstractMetric, Choice
+from .moments import moment, with_moment
 
 
-class Form(enum.Enum):
-    """What an update is a diagonal multiple of."""
+class Chosen:
+    """The metric that a user asked for, or that the optimizer was found to have."""
 
-    moment = "the first moment (Adam and its family)"
-    gradient = "past gradients (SGD, with momentum or without)"
-    other = "neither"
+    def __init__(
+        self, choice: Choice, optimizer: optax.GradientTransformationExtraArgs
+    ) -> None:
+        """**Arguments:**
+
+        - `choice`: the argument `metric` of `null_space`.
+        - `optimizer`: the optimizer, which is tried if the choice is `"auto"`.
+        """
+        # "optimizer" is the older word for "auto".
+        self._found = isinstance(choice, str)
+        if isinstance(choice, str):
+            self._metric = probe(optimizer)
+        elif choice is None or isinstance(choice, AbstractMetric):
+            self._metric = choice
+        else:
+            self._metric = GivenMetric(choice)
+
+    def metric(self, inner_state: Any, params: Any) -> AbstractMetric | None:
+        """The metric for a state of the optimizer; None for two projections.
+
+        **Raises:** `ValueError` if a metric that the user named does not fit it.
+        """
+        if self._metric is None:
+            return None
+        if self._found and self._metric is adam_metric:
+            # Parts of the parameters may have another optimizer.
+            both = (moment(inner_state, params, name) for name in ("mu", "nu"))
+            return None if any(x is None for x in both) else adam_metric
+        self._metric.require(inner_state, params)
+        return self._metric
 
 
-def form_of(optimizer: optax.GradientTransformation) -> Form:
-    """Try an optimiser on a small problem."""
+def probe(optimizer: optax.GradientTransformation) -> AbstractMetric | None:
+    """Try an optimizer on a small problem. None: it has no diagonal that is known."""
     if _is_diagonal_in_moment(optimizer):
-        return Form.moment
+        return adam_metric
     if _is_linear_and_isotropic(optimizer):
-        return Form.gradient
-    return Form.other
+        return sgd_metric
+    return None
 
 
 def _tried(function: Callable[[], Any]) -> list[np.ndarray] | None:
     """The values of a function, also while another one is being traced.
 
-    None if it fails: an optimiser may need other parameters, or other arguments, than
+    None if it fails: an optimizer may need other parameters, or other arguments, than
     a small problem has. One program for all of it, since a compilation for each
     operation would take seconds.
     """
     try:
-        values = jax.jit(function).lower().compile()()
+        # What cannot be traced cannot be differentiated either.
+        jax.eval_shape(function)
+        values = Compiled(function)()
     except Exception:  # noqa: BLE001
         return None
     return list(map(np.asarray, jax.tree.leaves(values)))
 
 
-# The small problem: a vector, and a matrix for optimisers that treat it differently.
+# The small problem: a vector, and a matrix for optimizers that treat it differently.
 _SHAPES = {"vector": (3,), "matrix": (2, 2)}
 
 
@@ -63,15 +94,14 @@ def _is_diagonal_in_moment(optimizer: optax.GradientTransformation) -> bool:
     def measure() -> tuple[Array, ...]:
         params = _gradients(1.0, 0)
         state = optimizer.init(params)
-        if not covers(state, params):
+        if any(moment(state, params, name) is None for name in ("mu", "nu")):
             return ()
         _, state = optimizer.update(_gradients(1.0, 1), state, params)
-        moments, rebuild = moments_of(state, params)
-        at, unravel = ravel_pytree(moments)
+        at, unravel = ravel_pytree(moment(state, params, "mu"))
 
         def move(flat: Array) -> Array:
-            state = rebuild(unravel(flat))
-            update, _ = optimizer.update(_gradients(1.0, 2), state, params)
+            moved = with_moment(state, "mu", unravel(flat))
+            update, _ = optimizer.update(_gradients(1.0, 2), moved, params)
             return ravel_pytree(update)[0]
 
         return jax.jacfwd(move)(at), at, move(2 * at) - move(at)

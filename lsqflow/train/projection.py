@@ -1,11 +1,11 @@
-"""The two ways to make an optimiser's step obey a constraint.
+"""The two ways to make an optimizer's step obey a constraint.
 
-With a diagonal metric, one projection after the optimiser. Without, one before it and
-one after: the optimiser then sees no gradient at a constrained optimum, whatever it
-does with gradients.
+With a diagonal metric, there is one projection, after the optimizer. Without one, there
+is a projection of the gradient before the optimizer, and one of the update after it.
+The optimizer then sees no gradient at a constrained optimum, whatever it does with
+gradients.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -19,18 +19,16 @@ from .._outcome import StopReason
 from .._tree import Vector
 from .active_set import Rules
 from .linearisation import Flags, Linearisation, Rates, like, widen
-from .metric import Metric, Update, step_size
+from .metric import AbstractMetric, OptimizerStep, Update, step_size
 from .moments import add_to_momentum
 from .state import NullSpaceState
 from .step import Step, constrained_step
 
 Scalar = Float[Array, ""]
-# Users who do not compile their loop get at least this compiled.
-_constrained_step = eqx.filter_jit(constrained_step)
 
 
 class Outcome(eqx.Module):
-    """What one step of training brings forth; names as in `NullSpaceState`."""
+    """The result of one step of training; names as in `NullSpaceState`."""
 
     proposal: Any
     update: Vector
@@ -52,11 +50,11 @@ class Projection(eqx.Module):
     redrawn: bool = eqx.field(static=True)
 
     def start(self, dual: Vector | None) -> Vector | None:
-        """Where solves start from; nowhere if rows are others than in the last step."""
+        """The dual to start a solve from; None if rows are not those of last time."""
         return None if self.redrawn else dual
 
     def held(self, state: NullSpaceState) -> Flags | None:
-        """The rows of the last step; of rows that are new, the equations."""
+        """The rows held in the last step; where rows are new, the equations."""
         return self.problem.equation if self.redrawn else state.active
 
     def after(
@@ -67,11 +65,11 @@ class Projection(eqx.Module):
         weights: Vector | None,
         held: Flags | None = None,
     ) -> Step:
-        """The step nearest to a proposed one; `held` rows are equations in it."""
+        """The step nearest to a proposed one. Rows of `held` count as equations."""
         always, active = self.problem.equation, self.held(state)
         if held is not None:
             always = active = jax.tree.map(jnp.logical_or, always, held)
-        return _constrained_step(
+        return constrained_step(
             *(self.problem, self.params, proposal),
             weights=weights,
             rates=self.rates,
@@ -82,13 +80,13 @@ class Projection(eqx.Module):
         )
 
     def before(self, gradient: Vector, state: NullSpaceState) -> Step:
-        """The steepest descent that keeps the rows held so far."""
+        """The direction of steepest descent along the rows that are held."""
         problem = self.problem
         zeros = jax.tree.map(jnp.zeros_like, (problem.gap, problem.residual))
         still = eqx.tree_at(
             lambda p: (p.gap, p.residual), problem, zeros, is_leaf=lambda x: x is None
         )
-        return _constrained_step(
+        return constrained_step(
             *(still, self.params, tree.neg(gradient)),
             weights=None,
             rates=self.rates,
@@ -101,16 +99,16 @@ class Projection(eqx.Module):
 
 def in_metric(
     projection: Projection,
-    metric: Metric,
-    update: Callable[[Any, Any], tuple[Any, Any]],
+    metric: AbstractMetric,
+    update: Update,
     gradient: Any,
     state: NullSpaceState,
 ) -> Outcome:
-    """The optimiser's step, projected in its metric: one solve.
+    """The optimizer's step, projected in its metric: one solve.
 
-    Momentum is projected with the step. It would else carry the normal parts of old
-    gradients to where they are not normal any more; with constraints of negative
-    curvature, an optimum can then be unstable.
+    Momentum is projected together with the step. Otherwise it carries the normal parts
+    of old gradients to points where they are not normal any more. Under constraints of
+    negative curvature, an optimum can then be unstable.
     """
     proposal, inner_state = update(gradient, state.inner_state)
     wide, params = widen(proposal), projection.params
@@ -119,9 +117,9 @@ def in_metric(
         multipliers = None
     else:
         weights, size = metric.read(
-            *(update, gradient, state.inner_state, inner_state, params)
+            OptimizerStep(update, gradient, state.inner_state, inner_state, params)
         )
-        wide, weights = metric.floored(wide, weights)
+        wide, weights = metric.adjust(wide, weights)
         step = projection.after(wide, state, weights=weights)
         if size is None:
             size = step_size(wide, widen(gradient), weights)
@@ -147,7 +145,7 @@ def in_metric(
 def between_projections(
     projection: Projection, update: Update, gradient: Any, state: NullSpaceState
 ) -> Outcome:
-    """The optimiser's step along the constraint, then corrected: two solves."""
+    """The optimizer's step along the constraint, then corrected: two solves."""
     first = projection.before(widen(gradient), state)
     tangent = like(gradient, tree.neg(first.update))
     proposal, inner_state = update(tangent, state.inner_state)

@@ -10,6 +10,8 @@ $$\min_\delta \tfrac12 \|\delta - \Delta\|_M^2 \quad\Rightarrow\quad
 a least-norm problem whose dual `y` are the multipliers.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,20 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree as tree
+from .._operator.base import AbstractOperator
 from .._outcome import StopReason, is_failure
 from .._tree import Vector
 from .active_set import Rules, active_set
 from .least_norm import least_norm
-from .linearisation import Flags, Linearisation, Rates, Scaled, select, times
+from .linearisation import (
+    Flags,
+    Linearisation,
+    Rates,
+    scaled_columns,
+    select,
+    some_rows,
+    times,
+)
 
 Scalar = Float[Array, ""]
 
@@ -29,9 +40,9 @@ Scalar = Float[Array, ""]
 class Step(eqx.Module):
     """A step, the dual of its correction, and how the solve went.
 
-    `tangential` is the share of the dual that corrects the proposal; the rest restores
-    the constraint. `normal` is that share of `Jᵀ y`, and `active` the rows that were
-    held.
+    `tangential` is the share of the dual that corrects the proposal. The rest of it
+    restores the constraint. `normal` is that share of `Jᵀ y`. `active` are the rows
+    that were held.
     """
 
     update: Vector
@@ -63,10 +74,12 @@ def constrained_step(
     - `proposal`: Δ, with the structure of the parameters.
     - `weights`: the diagonal of W; None for the identity.
     - `rates`: how much of the violation is to be removed.
-    - `solver`: who solves; it must handle any shape and rank.
-    - `guess`: multipliers of any scale, to start from; None for zero.
-    - `active`: the first active set; None without inequalities.
+    - `solver`: the solver to use; it must handle any shape and rank.
+    - `guess`: multipliers to start from, of any scale; None for zero.
+    - `active`: the rows to hold at first; None without inequalities.
+    - `rules`: which rows may be held after that.
     """
+    eps = float(jnp.finfo(tree.storage_dtype(params)).eps)
     delta = problem.free(proposal, rates)
     jacobian, residual = problem.jacobian, problem.residual
     if jacobian is None or residual is None:
@@ -78,7 +91,7 @@ def constrained_step(
     # NaN compares as if an inequality held.
     finite = jnp.isfinite(tree.norm(target))
 
-    operator = Scaled(jacobian, roots, None)
+    operator = scaled_columns(jacobian, roots)
     if active is None:
         x, dual, gap, num_steps, reason = least_norm(operator, target, guess, solver)
     else:
@@ -86,7 +99,7 @@ def constrained_step(
         dual, active, num_steps, reason = active_set(
             operator, target, guess, solver, active=active, rules=rules
         )
-        operator = Scaled(jacobian, roots, active)
+        operator = some_rows(active, operator)
         target = select(active, target)
         x = operator.rmv(dual)
         gap = tree.sub(target, operator.mv(x))
@@ -96,7 +109,8 @@ def constrained_step(
     # More than all of it, where the restoring part points the other way.
     share = jnp.clip(share, 0, 2)
     inverse = tree.safe_reciprocal(scale)
-    reason = _honest(reason, gap, target, operator, params)
+    rounding = lambda: 100 * eps * tree.norm(jacobian.mv(params))
+    reason = _honest(reason, gap, target, operator, rounding)
     reason = StopReason.where(
         finite | is_failure(reason), reason, StopReason.nonfinite_input
     )
@@ -121,22 +135,24 @@ def _unscaled(x: Vector, roots: Vector | None) -> Vector:
 
 
 def _honest(
-    reason: StopReason, gap: Vector, target: Vector, operator: Scaled, params: Vector
+    reason: StopReason,
+    gap: Vector,
+    target: Vector,
+    operator: AbstractOperator,
+    rounding: Callable[[], Scalar],
 ) -> StopReason:
-    """Infeasible where the linearised constraints cannot be met.
+    """The reason, or `infeasible` where the linearised constraints cannot be met.
 
-    What is left must be more than rounding, and a least-squares residual to three
-    digits: a solver that was asked for less does not know.
+    Then what is left, `gap`, is more than rounding. And it is a least-squares residual
+    to three digits: a solver that stopped earlier cannot tell.
     """
-    eps = float(jnp.finfo(tree.storage_dtype(params)).eps)
     left, size = tree.norm(gap), tree.norm(target)
     suspicious = left > 0.1 * size
 
     def contradictory() -> Bool[Array, ""]:
-        rounding = 100 * eps * tree.norm(operator.jacobian.mv(params))
         steepness = tree.norm(operator.rmv(target)) * left
         stationary = tree.norm(operator.rmv(gap)) * size <= 1e-3 * steepness
-        return (left > rounding) & stationary
+        return (left > rounding()) & stationary
 
     found = jax.lax.cond(suspicious, contradictory, lambda: jnp.array(False))
     reason = StopReason.where(

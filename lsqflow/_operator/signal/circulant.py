@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.fft
 from jaxtyping import Array, Inexact
 
 from ..._tree import Structure
@@ -12,16 +13,10 @@ from ..base import AbstractOperator
 from .grid import Shape
 
 
-def fast_length(size: int) -> int:
-    """The least length from `size` on without prime factors above 7."""
-    while True:
-        rest = size
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 1
+def fast_lengths(sizes: Shape) -> Shape:
+    """The least lengths from these sizes on for which an FFT is fast."""
+    next_fast_length: Any = scipy.fft.next_fast_len  # its stub says it returns nothing
+    return tuple(map(next_fast_length, sizes))
 
 
 def require_fft_dtype(dtype: Any, owner: str) -> None:
@@ -182,7 +177,7 @@ class Toeplitz(AbstractOperator):
         return correlate(self._eigenvalues(), vector, lengths)[: self.row.size]
 
     def _lengths(self) -> Shape:
-        return (fast_length(self.column.size + self.row.size - 1),)
+        return fast_lengths((self.column.size + self.row.size - 1,))
 
     def _eigenvalues(self) -> Array:
         lengths = self._lengths()

@@ -11,7 +11,7 @@ from jaxtyping import Array, Inexact
 
 from ..._tree import Structure
 from ..base import AbstractOperator
-from .circulant import convolve, correlate, fast_length, require_fft_dtype, spectrum
+from .circulant import convolve, correlate, fast_lengths, require_fft_dtype, spectrum
 from .grid import (
     Shape,
     Widths,
@@ -207,7 +207,7 @@ class Convolution(AbstractOperator):
         d = self.kernel.ndim
         if self._periodic:
             return self.shape[-d:]
-        return tuple(map(fast_length, self._padded_shape()[-d:]))
+        return fast_lengths(self._padded_shape()[-d:])
 
     def _eigenvalues(self) -> Array:
         lengths, kernel = self._lengths(), self.kernel.astype(self._dtype)

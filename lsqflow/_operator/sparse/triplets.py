@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse import issparse
 
 from ..._jax import is_traced
 
@@ -21,17 +22,11 @@ class Triplets(NamedTuple):
 
 
 def is_sparse(matrix: Any) -> bool:
-    """Whether `triplets_of` can read it.
-
-    By its attributes: SciPy is optional, and `jax.experimental.sparse` slow to import.
-    """
-    return isinstance(matrix, Triplets) or _is_scipy(matrix) or _is_jax(matrix)
+    """Whether `triplets_of` can read it."""
+    return isinstance(matrix, Triplets) or issparse(matrix) or _is_jax(matrix)
 
 
-def _is_scipy(matrix: Any) -> bool:
-    return hasattr(matrix, "tocoo") and hasattr(matrix, "shape")
-
-
+# By its attributes: `jax.experimental.sparse` is slow to import.
 def _is_jax(matrix: Any) -> bool:
     return all(hasattr(matrix, x) for x in ("n_batch", "n_dense", "indices", "data"))
 
@@ -46,7 +41,7 @@ def triplets_of(matrix: Any) -> Triplets:
         return _checked(matrix)
     if _is_jax(matrix):
         return _checked(_from_jax(matrix))
-    if not _is_scipy(matrix):
+    if not issparse(matrix):
         raise TypeError(
             "`SparseOperator` takes a sparse matrix of SciPy or a `BCOO` or `BCSR` of "
             f"`jax.experimental.sparse`; got {type(matrix).__name__}. Make it from "

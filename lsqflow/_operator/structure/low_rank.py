@@ -22,6 +22,8 @@ class LowRank(AbstractOperator):
     **Cost:** $k (m + n)$ multiplications a product, for rank $k$.
     """
 
+    jax_transposes_well = True
+
     left: Inexact[Array, "rows rank"]
     right: Inexact[Array, "columns rank"] | None
 

@@ -18,6 +18,8 @@ from .rearrangement import AbstractRearrangement
 class Reshape(AbstractRearrangement):
     """An array in another shape, with its entries in the same (row-major) order."""
 
+    jax_transposes_well = True
+
     structure: tree.StaticStructure = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
 
@@ -58,6 +60,8 @@ class Ravel(AbstractRearrangement):
     Its transpose makes the pytree again: `lf.Ravel(a) @ A @ lf.Ravel(b).T` acts
     between flat vectors, for an `A` from `b` to `a`.
     """
+
+    jax_transposes_well = True
 
     structure: tree.StaticStructure = eqx.field(static=True)
 

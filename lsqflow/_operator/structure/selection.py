@@ -24,6 +24,8 @@ class Mask(AbstractOperator):
     **Cost:** one selection an entry.
     """
 
+    jax_transposes_well = True
+
     mask: PyTree[Bool[Array, "..."]]
     structure: tree.StaticStructure = eqx.field(static=True)
 
@@ -119,6 +121,8 @@ class LeafSelection(AbstractRearrangement):
     first_layer = lf.LeafSelection({"first": True, "second": False}, parameters)
     ```
     """
+
+    jax_transposes_well = True
 
     keep: tree.StaticStructure = eqx.field(static=True)
     structure: tree.StaticStructure = eqx.field(static=True)
