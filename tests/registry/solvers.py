@@ -91,7 +91,7 @@ OURS = {
     "AutoSolver": Method(lambda tol: lf.AutoSolver()),
     "LSMR": Method(lambda tol: lf.LSMR()),
     "LSQR": Method(lambda tol: lf.LSQR()),
-    "Woodbury": Method(lambda tol: lf.Woodbury(), _woodbury_only),
+    "Woodbury": Method(lambda tol: lf.Woodbury(), _woodbury_only, may_refuse=_unusual),
 }
 _LINEAX = {
     "QR": Method(lambda tol: lf.QR(), sure=_full_rank),

@@ -4,6 +4,7 @@ Not the full product of the five, but every pair of levels: an operator meets ea
 each transformation, each dtype and each solver, and these meet each other.
 """
 
+import dataclasses
 import itertools
 
 import equinox as eqx
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import lsqflow as lf
 
 from . import reference
 from .compilations import compilations
@@ -100,7 +103,8 @@ def grad(host, entry, dtype, solver):
     size = max(abs(want), max(map(abs, terms), default=0), 1e-3)
     # Derivatives are a solve of a solve.
     bound = 20 * problem.tolerance * max(problem.condition, 1) ** 2 + 1e-6
-    assert abs(sum(terms) - want) < min(bound, 0.1) * size
+    error = abs(sum(terms) - want) / size
+    assert error < min(bound, 0.2 if entry.half else 0.1)
 
 
 TRANSFORMATIONS = {
@@ -139,8 +143,12 @@ def test_every_pair_is_covered():
 
 def check(name, transformation, host, solver, dtype):
     entry = OPERATORS[name]
-    if entry.by_identity and host in BY_IDENTITY:
+    if entry.by_identity and (host in BY_IDENTITY or transformation == "jit"):
         entry = with_one_function(entry)
+    if name.startswith("sparse of") and transformation != "eager":
+        # Neither SciPy's matrices nor a stack of JAX's are arguments of these.
+        make = entry.make
+        entry = dataclasses.replace(entry, make=lambda *x: lf.as_operator(make(*x)))
     method = ITERATIVE[solver]
     dtype = DTYPES[dtype]
     run = TRANSFORMATIONS[transformation]
