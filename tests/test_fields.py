@@ -309,7 +309,7 @@ def test_bad_options():
     for cls, options in itertools.product(
         (lf.Conservative, lf.DivergenceFree), ({"probes": 0}, {"probes": True})
     ):
-        with pytest.raises(ValueError, match="number of probes a point"):
+        with pytest.raises(ValueError, match="`probes` must be a positive integer"):
             cls(field, **options)
     with pytest.raises(ValueError, match="no pairs without probes"):
         lf.Conservative(field, pairs=True)

@@ -210,7 +210,10 @@ BAD = {
     "bound": (lambda: lf.NormBound(None, 0.0), "positive number; got 0.0"),
     "shape": (lambda: lf.NormBound(None, [1.0, 2.0]), "positive number"),
     "lipschitz": (lambda: lf.Lipschitz(jnp.dot, -1), "positive number; got -1"),
-    "probes": (lambda: lf.Lipschitz(jnp.dot, 1, 0), "`probes` must be positive"),
+    "probes": (
+        lambda: lf.Lipschitz(jnp.dot, 1, 0),
+        "must be a positive integer",
+    ),
 }
 
 

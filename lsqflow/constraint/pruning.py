@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,13 +44,23 @@ def cubic_sparsity(
             "`cubic_sparsity` needs begin < end and every >= 1; got "
             f"begin = {begin}, end = {end}, every = {every}."
         )
+    return Cubic(final, initial, begin, end, every)
 
-    def schedule(step: ArrayLike) -> Array:
-        passed = (jnp.asarray(step) - begin) // every * every
-        left = 1 - jnp.clip(passed / (end - begin), 0, 1)
+
+class Cubic(eqx.Module):
+    """What `cubic_sparsity` returns: a function that can be compared and pickled."""
+
+    final: ArrayLike
+    initial: ArrayLike
+    begin: int = eqx.field(static=True)
+    end: int = eqx.field(static=True)
+    every: int = eqx.field(static=True)
+
+    def __call__(self, step: ArrayLike) -> Array:
+        passed = (jnp.asarray(step) - self.begin) // self.every * self.every
+        left = 1 - jnp.clip(passed / (self.end - self.begin), 0, 1)
+        initial, final = jnp.asarray(self.initial), jnp.asarray(self.final)
         return final + (initial - final) * left**3
-
-    return schedule
 
 
 def require_fraction(fraction: Any) -> None:

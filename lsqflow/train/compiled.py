@@ -56,6 +56,8 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         """The value of the function."""
+        if jax.config.read("jax_disable_jit"):
+            return self._function(*args)
         arrays, static = _Static.split(args, _is_jax_array)
         try:
             hash(static)

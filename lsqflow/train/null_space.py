@@ -9,6 +9,7 @@ import lineax as lx
 import optax
 
 from .. import _tree as tree
+from .._jax import is_traced
 from .._outcome import StopReason, is_failure
 from .._solver.lsmr import LSMR
 from ..constraint.base import AbstractConstraint
@@ -189,7 +190,9 @@ def null_space(
     ) -> tuple[Any, NullSpaceState]:
         require_update(updates, state, params, constraint_args)
         given = (updates, state, params, constraint_args, extra)
-        updates, state = compiled(constraint, numbers_as_arrays(given))
+        if not any(map(is_traced, jax.tree.leaves(given))):
+            given = numbers_as_arrays(given)
+        updates, state = compiled(constraint, given)
         return updates, distinct(state)
 
     # Optax types states as pytrees of arrays.
