@@ -47,6 +47,9 @@ class AbstractOperator(lx.AbstractLinearOperator):
     # rule less to trace.
     has_own_rmv: ClassVar[bool] = False
     jax_transposes_well: ClassVar[bool] = False
+    # Whether products may call back to the host. Those that never do are traced only
+    # where they are used: JAX is told the type of the result.
+    may_call_back: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
