@@ -37,17 +37,17 @@ class AbstractOperator(lx.AbstractLinearOperator):
     differentiated with respect to its inexact array leaves. It is a
     `lineax.AbstractLinearOperator`, with nothing to register.
 
-    Override `rmv` where you know a faster way to compute the transposed product. Solvers
-    use it, and so does JAX: the reverse-mode derivative of `mv` in the vector is one
-    call of `rmv`, and that of `rmv` one call of `mv`. JAX takes your word for it, so
-    run [`lsqflow.check_adjoint`][] or [`lsqflow.testing.check_operator`][] once.
+    Override `rmv` where you know a faster way to compute the transposed product.
+    Solvers use it, and so does JAX: the reverse-mode derivative of `mv` in the vector
+    is one call of `rmv`, and that of `rmv` one call of `mv`. Neither notices if it is
+    wrong: run [`lsqflow.testing.check_operator`][] in your tests.
 
     Override `linearise` to return `self` where no work can be saved by doing it once
     before the loop of a solver. Do so as well where JAX cannot look into `mv`, such as
     in a callback, and override `rmv` too.
 
-    Both products check their argument while JAX traces them, which costs nothing at run
-    time. They raise a `ValueError` for a vector of another structure or shape. Integers,
+    Both products check their argument while JAX traces them, which costs nothing at
+    run time. A vector of another structure or shape raises a `ValueError`. Integers,
     weakly typed numbers, and real numbers for complex ones are converted. Any other
     dtype raises a `TypeError`, because conversion would change the precision.
     """
