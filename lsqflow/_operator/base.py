@@ -37,9 +37,19 @@ class AbstractOperator(lx.AbstractLinearOperator):
     differentiated with respect to its inexact array leaves. It is a
     `lineax.AbstractLinearOperator`, with nothing to register.
 
-    Override `rmv` where the transposed product is known in a faster form, and
-    `linearise` to return `self` where there is nothing to hoist out of the loop (or
-    where `mv` is opaque to JAX, such as a callback; then override `rmv` as well).
+    Override `rmv` where you know a faster way to compute the transposed product.
+    Solvers use it, and so does JAX: the reverse-mode derivative of `mv` in the vector
+    is one call of `rmv`, and that of `rmv` one call of `mv`. Neither notices if it is
+    wrong: run [`lsqflow.testing.check_operator`][] in your tests.
+
+    Override `linearise` to return `self` where no work can be saved by doing it once
+    before the loop of a solver. Do so as well where JAX cannot look into `mv`, such as
+    in a callback, and override `rmv` too.
+
+    Both products check their argument while JAX traces them, which costs nothing at
+    run time. A vector of another structure or shape raises a `ValueError`. Integers,
+    weakly typed numbers, and real numbers for complex ones are converted. Any other
+    dtype raises a `TypeError`, because conversion would change the precision.
     """
 
     # Whether the class overrides `rmv`. JAX is told that it is the transpose of `mv`,
@@ -47,6 +57,9 @@ class AbstractOperator(lx.AbstractLinearOperator):
     # rule less to trace.
     has_own_rmv: ClassVar[bool] = False
     jax_transposes_well: ClassVar[bool] = False
+    # Whether products may call back to the host. Those that never do are traced only
+    # where they are used: JAX is told the type of the result.
+    may_call_back: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -56,34 +69,38 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
     @abc.abstractmethod
     def mv(self, vector: Vector) -> Vector:
-        """`A v`, linear in `v`."""
+        """The product `A v`. It must be linear in `v`."""
 
     @abc.abstractmethod
     def in_structure(self) -> Structure:
-        """The structure of `v`: a pytree of `jax.ShapeDtypeStruct`."""
+        """What `mv` takes: a pytree of `jax.ShapeDtypeStruct`."""
 
     def out_structure(self) -> Structure:
-        """The structure of `A v`, by abstract evaluation of `mv`."""
+        """What `mv` returns; by default found by tracing `mv`."""
         return tree.structure(jax.eval_shape(plain(self, "mv"), self.in_structure()))
 
     @product
     def rmv(self, vector: Vector) -> Vector:
-        """`Aᵀ u`: the plain transpose, without conjugation."""
+        """The transposed product `Aᵀ u`, without conjugation.
+
+        By default, JAX transposes `mv`.
+        """
         (out,) = jax.linear_transpose(plain(self, "mv"), self.in_structure())(vector)
         return out
 
     def adjoint_mv(self, vector: Vector) -> Vector:
-        """`Aᴴ u`: the adjoint; `rmv` for a real operator."""
+        """The adjoint product `Aᴴ u`: that of `rmv` for a real operator."""
         return tree.conj(self.rmv(tree.conj(vector)))
 
     def tags(self) -> frozenset[object]:
-        """Lineax tags the operator is known to satisfy, such as symmetry."""
+        """What is known of the operator, such as symmetry, in tags of lineax."""
         return frozenset()
 
     def linearise(self) -> "AbstractOperator":
-        """An equal operator with all that does not depend on the vector precomputed.
+        """An equal operator whose products repeat no work.
 
-        Solvers call it once a solve, before the loop.
+        What does not depend on the vector is computed here, such as the Fourier
+        transform of a kernel. Solvers call this once, before their loop.
         """
         return generic.linearise(self)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _tree as tree
-from .._jax import is_traced, manual_axes, vary
+from .._jax import explicit_sharding, is_traced, manual_axes, vary
 from .._linear_map import AbstractLinearMap
 from .._tree import Structure, Vector
 from .display import brief
@@ -62,6 +62,15 @@ class Product(AbstractLinearMap):
 
     def apply(self, arg: Any) -> tuple[Any, Any]:
         return plain(self.operator, self.name)(arg), None
+
+    def like(self, arg: Any) -> Any:
+        operator = self.operator
+        arrays = jax.tree.leaves(eqx.filter((operator, arg), eqx.is_array))
+        somewhere = manual_axes(arrays) or any(map(explicit_sharding, arrays))
+        if operator.may_call_back or somewhere:
+            return None  # only a trace knows the type of the result
+        other = operator.out_structure if self.name == "mv" else operator.in_structure
+        return tree.zeros(other())
 
     def jvp(self, tangent: Any, arg: Any, arg_tangent: Any, value: Any) -> Any:
         out = jax.tree.map(lambda _: None, value)

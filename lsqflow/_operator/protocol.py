@@ -67,7 +67,9 @@ def tags_of(operator: lx.AbstractLinearOperator) -> frozenset[object]:
         except NotImplementedError:  # a class of a user's that has not registered it
             return False
 
-    return frozenset(tag for predicate, tag in TAGS.items() if says(predicate))
+    given = getattr(operator, "tags", None)
+    known = frozenset(tag for predicate, tag in TAGS.items() if says(predicate))
+    return known | given if isinstance(given, frozenset) else known
 
 
 for _predicate, _tag in TAGS.items():

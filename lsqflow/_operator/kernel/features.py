@@ -46,6 +46,8 @@ class RandomFeatures(AbstractOperator):
     NIPS 2007.
     """
 
+    may_call_back = False
+
     x: Float[Array, "..."]
     frequencies: Float[Array, "..."]
     phases: Float[Array, "..."] | None

@@ -98,6 +98,8 @@ class Circulant(AbstractOperator):
     the FFT of the column, are computed once a solve. Zero eigenvalues make it singular.
     """
 
+    may_call_back = False
+
     column: Inexact[Array, " size"]
 
     def __check_init__(self) -> None:
@@ -142,6 +144,8 @@ class Toeplitz(AbstractOperator):
     **Cost:** two FFTs of about length `rows + columns` a product, also of the
     transpose; the eigenvalues are computed once a solve.
     """
+
+    may_call_back = False
 
     column: Inexact[Array, " rows"]
     row: Inexact[Array, " columns"]

@@ -54,6 +54,8 @@ class Convolution(AbstractOperator):
     of the transpose as well. The kernel's FFT is computed once a solve.
     """
 
+    may_call_back = False
+
     kernel: Inexact[Array, "..."]
     shape: Shape = eqx.field(static=True)
     mode: Literal["same", "full", "valid"] = eqx.field(static=True)

@@ -34,6 +34,8 @@ class FFT(AbstractOperator):
     **Cost:** one FFT a product.
     """
 
+    may_call_back = False
+
     shape: Shape = eqx.field(static=True)
     axes: Shape = eqx.field(static=True)
     norm: Norm = eqx.field(static=True)

@@ -27,6 +27,8 @@ class Gradient(AbstractOperator):
     **Cost:** that of a [`lsqflow.Difference`][] for each axis.
     """
 
+    may_call_back = False
+
     differences: tuple[Difference, ...]
 
     def __init__(
@@ -80,6 +82,8 @@ class Laplacian(AbstractOperator):
 
     **Cost:** three multiplications for each entry and each axis.
     """
+
+    may_call_back = False
 
     differences: tuple[Difference, ...]
 

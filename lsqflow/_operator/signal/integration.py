@@ -27,6 +27,8 @@ class Integration(AbstractOperator):
     **Cost:** a cumulative sum, also of the transpose.
     """  # noqa: E501
 
+    may_call_back = False
+
     spacing: Float[Array, ""]
     shape: Shape = eqx.field(static=True)
     axis: int = eqx.field(static=True)

@@ -81,6 +81,8 @@ class Interpolation(AbstractOperator):
         ```
     """
 
+    may_call_back = False
+
     points: Float[Array, "*points dimensions"]
     shape: Shape = eqx.field(static=True)
     method: Literal["linear", "nearest", "cubic"] = eqx.field(static=True)

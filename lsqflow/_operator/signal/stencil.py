@@ -55,6 +55,8 @@ class Difference(AbstractOperator):
     transpose.
     """  # noqa: E501
 
+    may_call_back = False
+
     spacing: Float[Array, ""]
     shape: Shape = eqx.field(static=True)
     axis: int = eqx.field(static=True)

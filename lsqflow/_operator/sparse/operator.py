@@ -37,6 +37,8 @@ class SparseOperator(AbstractOperator):
     places as well.
     """
 
+    may_call_back = False
+
     data: Inexact[Array, " nonzeros"]
     by_row: Pieces = eqx.field(repr=False)
     by_column: Pieces = eqx.field(repr=False)
@@ -120,6 +122,8 @@ class SortedOperator(AbstractOperator):
     Whole arrays: `jax.linearize` would keep a slice for each place, and the compiler
     fuse the reordering with the slicing, which takes five times as long.
     """
+
+    may_call_back = False
 
     by_row: Pieces = eqx.field(repr=False)
     by_column: Pieces = eqx.field(repr=False)

@@ -153,6 +153,8 @@ class Permutation(AbstractRearrangement):
     **Cost:** a gather, in both directions.
     """
 
+    may_call_back = False
+
     permutation: Int[Array, " size"]
     inverse: Int[Array, " size"] = eqx.field(repr=False)
     structure: tree.StaticStructure = eqx.field(static=True)

@@ -59,6 +59,8 @@ class Radon(AbstractOperator):
         ```
     """
 
+    may_call_back = False
+
     angles: Float[Array, " angles"]
     shift: Float[Array, " angles"] | Float[Array, ""] | None
     shape: tuple[int, ...] = eqx.field(static=True)
