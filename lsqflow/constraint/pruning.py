@@ -50,8 +50,8 @@ def cubic_sparsity(
 class Cubic(eqx.Module):
     """What `cubic_sparsity` returns: a function that can be compared and pickled."""
 
-    final: ArrayLike
-    initial: ArrayLike
+    final: Any
+    initial: Any
     begin: int = eqx.field(static=True)
     end: int = eqx.field(static=True)
     every: int = eqx.field(static=True)

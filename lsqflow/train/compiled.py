@@ -56,7 +56,7 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         """The value of the function."""
-        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        if getattr(jax.config, "jax_disable_jit", False):
             return self._function(*args)
         arrays, static = _Static.split(args, _is_jax_array)
         try:
