@@ -86,9 +86,12 @@ class Product(AbstractLinearMap):
         return out
 
     def transpose(self, arg: Any, cotangent: Any) -> Any:
-        value = jax.eval_shape(plain(self.operator, self.name), arg)
-        other = "rmv" if self.name == "mv" else "mv"
-        return getattr(self.operator, other)(_filled(cotangent, value))
+        other = self.operator.rmv if self.name == "mv" else self.operator.mv
+        leaves = jax.tree.leaves(cotangent, is_leaf=lambda x: x is None)
+        if any(x is None for x in leaves):
+            value = jax.eval_shape(plain(self.operator, self.name), arg)
+            cotangent = _filled(cotangent, value)
+        return other(cotangent)
 
 
 def _is_placed(vector: Any) -> bool:
