@@ -220,7 +220,9 @@ class _Batched(AbstractLinearMap):
         )
 
     def transpose(self, arg: Any, cotangent: Any) -> Any:
-        arg = jax.eval_shape(lambda x: jax.tree.map(lambda y: y[0], x), arg)
+        # The type of one argument; a slice of a sharded axis would have none.
+        one_of = lambda x: jnp.sum(x, 0, dtype=x.dtype)
+        arg = jax.eval_shape(lambda x: jax.tree.map(one_of, x), arg)
 
         def one(leaves: Any, cotangent: Any) -> Any:
             return self._map(leaves).transpose(arg, cotangent)

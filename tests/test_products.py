@@ -326,3 +326,43 @@ def test_operators_of_lineax_keep_their_tags():
         for predicate in PREDICATES:
             assert predicate(ours) or not predicate(operator), (operator, predicate)
         assert relative_error(ours.as_matrix(), operator.as_matrix()) < 1e-14
+
+
+@pytest.mark.parametrize("over", ["one array", "a batch"])
+def test_gradients_on_an_explicit_mesh_live_where_vectors_do(over):
+    kernel = jnp.asarray(normal(rng(0), (3, 3), float))
+    images = jnp.asarray(normal(rng(1), (4, 6, 5), float))
+
+    def loss(images):
+        if over == "one array":
+            out = lf.Convolution(kernel, images.shape).mv(images)
+        else:
+            out = jax.vmap(lf.Convolution(kernel, images.shape[1:]).mv)(images)
+        return jnp.sum(out**2)
+
+    want = jax.grad(loss)(images)
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.NamedSharding(mesh, jax.P("i"))
+    with jax.set_mesh(mesh):
+        got = jax.jit(jax.grad(loss))(jax.device_put(images, sharding))
+    assert jax.typeof(got).sharding.spec[0] == "i"
+    assert relative_error(got, want) < 1e-13
+
+
+def test_gradients_inside_shard_map():
+    kernel = jnp.asarray(normal(rng(0), (3, 3), float))
+    images = jnp.asarray(normal(rng(1), (4, 6, 5), float))
+
+    def loss(kernel, image):
+        return jnp.sum(lf.Convolution(kernel, (6, 5), method="fft").mv(image) ** 2)
+
+    def part(kernel, images):
+        return jax.lax.psum(loss(kernel, images[0]), "i")
+
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = (jax.P(), jax.P("i"))
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=jax.P())
+    got = jax.jit(jax.grad(mapped, argnums=(0, 1)))(kernel, images)
+    total = lambda kernel, images: sum(loss(kernel, image) for image in images)
+    want = jax.grad(total, argnums=(0, 1))(kernel, images)
+    assert relative_error(got, want) < 1e-13

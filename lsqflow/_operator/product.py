@@ -65,9 +65,7 @@ class Product(AbstractLinearMap):
 
     def like(self, arg: Any) -> Any:
         operator = self.operator
-        arrays = jax.tree.leaves(eqx.filter((operator, arg), eqx.is_array))
-        somewhere = manual_axes(arrays) or any(map(explicit_sharding, arrays))
-        if operator.may_call_back or somewhere:
+        if operator.may_call_back or manual_axes((operator, arg)) or _is_placed(arg):
             return None  # only a trace knows the type of the result
         other = operator.out_structure if self.name == "mv" else operator.in_structure
         return tree.zeros(other())
@@ -81,14 +79,23 @@ class Product(AbstractLinearMap):
                 (tangent.operator,),
             )
         if jax.tree.leaves(arg_tangent):
-            linear = Product(self.operator.linearise(), self.name)
+            # What is precomputed is so for vectors on no particular devices.
+            operator = self.operator if _is_placed(arg) else self.operator.linearise()
+            linear = Product(operator, self.name)
             out = _add(out, linear(_filled(arg_tangent, arg))[0])
         return out
 
     def transpose(self, arg: Any, cotangent: Any) -> Any:
-        value = jax.eval_shape(plain(self.operator, self.name), arg)
-        other = "rmv" if self.name == "mv" else "mv"
-        return getattr(self.operator, other)(_filled(cotangent, value))
+        other = self.operator.rmv if self.name == "mv" else self.operator.mv
+        leaves = jax.tree.leaves(cotangent, is_leaf=lambda x: x is None)
+        if any(x is None for x in leaves):
+            value = jax.eval_shape(plain(self.operator, self.name), arg)
+            cotangent = _filled(cotangent, value)
+        return other(cotangent)
+
+
+def _is_placed(vector: Any) -> bool:
+    return any(explicit_sharding(x) is not None for x in jax.tree.leaves(vector))
 
 
 def _add(x: Any, y: Vector) -> Vector:
