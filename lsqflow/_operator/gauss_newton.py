@@ -27,7 +27,9 @@ class GaussNewtonOperator(AbstractOperator):
     linearised once a solve.
 
     ```python
-    G = lf.GaussNewtonOperator(network, weights, inputs, loss=cross_entropy, damp=0.1)
+    G = lf.GaussNewtonOperator(
+        network, weights, inputs, loss=cross_entropy, convex=True, damp=0.1
+    )
     step = lx.linear_solve(G, gradient, lx.CG(rtol=1e-3, atol=0.0)).value
     ```
 
