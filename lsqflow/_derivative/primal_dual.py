@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from .._linear_map import AbstractLinearMap, Lazy
+from .._linear_map import AbstractLinearMap
 from .._operator.base import AbstractOperator
 from .._outcome import checked
 from .._problem.problem import Problem
@@ -25,7 +25,9 @@ from .._solution import PrimalDual
 from .._solver.base import AbstractSolver, Stats
 from .._tree import Vector
 from . import maybe
+from .lazy import Lazy
 from .maybe import Maybe
+from .motion import damped_motion, undamped_motion
 
 Scalar = Float[Array, ""]
 
@@ -183,78 +185,12 @@ class _L(AbstractLinearMap):
         if not jax.tree.leaves((A_dot, damp_dot)):
             return system.inverse(*dots)
         undamped = tuple(maybe.if_undamped(damp, z) for z in arg)
-        moved = _undamped_motion(system.undamped(), A_dot, undamped)
+        moved = undamped_motion(system.undamped(), A_dot, undamped)
         if damp is not None:
-            also = _damped_motion(system, A_dot, damp_dot, arg, value)
+            also = damped_motion(system, A_dot, damp_dot, arg, value)
             moved = tuple(
                 maybe.add(maybe.if_undamped(damp, u), maybe.if_damped(damp, v))
                 for u, v in zip(moved, also, strict=True)
             )
         inputs = tuple(map(maybe.add, dots, moved))
         return system.inverse(*inputs)
-
-
-def _undamped_motion(system: System, A_dot: Any, arg: Any) -> tuple[Maybe, ...]:
-    """What moves `L_A (c, d, s)` with `A`, as further arguments of `L_A`; λ = 0.
-
-    −Ȧx₁ + ż₂ − Ȧp₂ − Ȧn₃,  Ȧᴴr₁,  Ȧᴴ(y₁ + y₂ − z₃), with (x₁, y₁, r₁) = P_A c,
-    (z₂, p₂, n₂) = P_{Aᴴ} d, y₂ the dual of P_A z₂, (z₃, ·, n₃) = P_{Aᴴ} s, and
-    ż₂ = L_{Aᴴ}(−Ȧᴴz₂, Ȧn₂, Ȧp₂).
-    """
-    c, d, s = arg
-    A = system.operator
-    adjoint = system.at(A.H)
-    to_c = to_d = to_s = None
-    if c is not None:
-        first = system.primal_dual(c)
-        Ax, to_d, to_s = maybe.tangent(
-            lambda A: (
-                A.mv(first.primal),
-                A.adjoint_mv(first.residual),
-                A.adjoint_mv(first.dual),
-            ),
-            A,
-            A_dot,
-        )
-        to_c = maybe.sub(None, Ax)
-    if d is not None:
-        second = adjoint.primal_dual(d)
-        y = system.primal_dual(second.primal).dual
-        Ap, An, Az, Ay = maybe.tangent(
-            lambda A: (
-                A.mv(second.dual),
-                A.mv(second.residual),
-                A.adjoint_mv(second.primal),
-                A.adjoint_mv(y),
-            ),
-            A,
-            A_dot,
-        )
-        z_dot = adjoint.inverse(maybe.sub(None, Az), An, Ap)
-        to_c = maybe.sub(maybe.add(to_c, z_dot), Ap)
-        to_s = maybe.add(to_s, Ay)
-    if s is not None:
-        third = adjoint.primal_dual(s)
-        An, Az = maybe.tangent(
-            lambda A: (A.mv(third.residual), A.adjoint_mv(third.primal)), A, A_dot
-        )
-        to_c = maybe.sub(to_c, An)
-        to_s = maybe.sub(to_s, Az)
-    return to_c, to_d, to_s
-
-
-def _damped_motion(
-    system: System, A_dot: Any, damp_dot: Any, arg: Any, out: Vector
-) -> tuple[Maybe, ...]:
-    """The same for λ > 0: −Ȧo,  Ȧᴴ(c − Ao) + 2λλ̇(s − o),  0, with o the value."""
-    c, _, s = arg
-    gap = maybe.sub(c, system.operator.mv(out))
-    Ao, Agap = maybe.tangent(
-        lambda A: (A.mv(out), A.adjoint_mv(gap)), system.operator, A_dot
-    )
-    shift = maybe.shift(system.damp, damp_dot)
-    return (
-        maybe.sub(None, Ao),
-        maybe.add(Agap, maybe.scale(shift, maybe.sub(s, out))),
-        None,
-    )

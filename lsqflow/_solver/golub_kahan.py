@@ -14,6 +14,7 @@ from .. import _tree as tree
 from .._krylov.dual import finished_dual
 from .._krylov.estimates import Estimates
 from .._krylov.golub_kahan import GolubKahan, Pair
+from .._krylov.packed import Packed
 from .._outcome import StopReason, is_failure
 from .._problem.problem import Problem
 from .._solution import PrimalDual
@@ -66,7 +67,7 @@ class GolubKahanState(eqx.Module, Generic[_Scalars, _Vectors]):
     """The process and the recurrence after `num_steps` steps."""
 
     process: GolubKahan
-    scalars: tree.Packed
+    scalars: Packed
     vectors: _Vectors
     num_steps: Int[Array, ""]
     reason: StopReason
@@ -136,7 +137,7 @@ class AbstractGolubKahanSolver(
             finite &= jnp.isfinite(problem.damp)
         return GolubKahanState(
             process=process,
-            scalars=tree.Packed.of(self.first_scalars(alpha, beta)),
+            scalars=Packed.of(self.first_scalars(alpha, beta)),
             vectors=self.first_vectors(process.pair),
             num_steps=jnp.zeros((), jnp.int32),
             reason=StopReason.where(finite, reason, StopReason.nonfinite_input),
@@ -155,7 +156,7 @@ class AbstractGolubKahanSolver(
         return dataclasses.replace(
             state,
             process=process,
-            scalars=tree.Packed.of(scalars),
+            scalars=Packed.of(scalars),
             vectors=vectors,
             num_steps=state.num_steps + 1,
             reason=self._reason(problem, now, vectors.iterate.v, state.vector_norm),
