@@ -11,6 +11,7 @@ from ._report import header
 NAMES = (
     "solve",
     "step",
+    "products",
     "applications",
     "unrolled",
     "sparse",

@@ -366,3 +366,35 @@ def test_gradients_inside_shard_map():
     total = lambda kernel, images: sum(loss(kernel, image) for image in images)
     want = jax.grad(total, argnums=(0, 1))(kernel, images)
     assert relative_error(got, want) < 1e-13
+
+
+class Symmetric(lf.AbstractOperator):
+    """Its transposed product is its product, and says so by calling it."""
+
+    kernel: jax.Array
+
+    def mv(self, vector):
+        return jnp.convolve(vector, self.kernel, mode="same")
+
+    def rmv(self, vector):
+        return self.mv(vector)
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct((6,), self.kernel.dtype)
+
+
+@pytest.mark.float32
+def test_a_transposed_product_may_call_the_product():
+    kernel = jnp.asarray([0.2, 1.0, 0.2], dtype_of("real"))
+    operator = Symmetric(kernel)
+    matrix = np.asarray(operator.as_matrix())
+    x = jnp.arange(6, dtype=kernel.dtype)
+    for product in (operator.mv, operator.rmv):
+        slope = jax.grad(lambda x, f=product: jnp.sum(f(x) ** 2))(x)
+        np.testing.assert_allclose(slope, 2 * matrix.T @ matrix @ x, rtol=1e-5)
+    loss = lambda k: jnp.sum(lf.lstsq(Symmetric(k), x, lf.LSMR()).value ** 2)
+    step = 1e-3 * jnp.asarray([1.0, 0.0, 1.0], kernel.dtype)
+    change = (loss(kernel + step) - loss(kernel - step)) / 2
+    np.testing.assert_allclose(
+        jnp.vdot(jax.grad(loss)(kernel), step), change, rtol=1e-2
+    )

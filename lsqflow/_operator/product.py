@@ -8,8 +8,10 @@ product by `operator.linearise()`, so that what does not depend on the vector is
 computed once, however often the derivative is applied.
 """
 
+import contextlib
 import functools as ft
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -31,8 +33,9 @@ def product(method: Method) -> Method:
 
     @ft.wraps(method)
     def checked(self: Any, vector: Any) -> Vector:
-        if getattr(type(self), name) is not checked:
-            return method(self, vector)  # `super().mv(vector)`, a part of a product
+        if getattr(type(self), name) is not checked or _running.has(self):
+            # A part of a product: `super().mv(vector)`, or an `rmv` that calls `mv`.
+            return method(self, vector)
         vector = _fitting(self, name, vector)
         if _needs_rule(self, vector):
             return Product(self, name)(vector)[0]
@@ -51,7 +54,33 @@ def _needs_rule(operator: Any, vector: Vector) -> bool:
 
 def plain(operator: Any, name: str) -> Callable[[Vector], Vector]:
     """A product as its class defines it: no check, and no rule for derivatives."""
-    return lambda vector: getattr(type(operator), name).__wrapped__(operator, vector)
+
+    def run(vector: Vector) -> Vector:
+        with _running.now(operator):
+            return getattr(type(operator), name).__wrapped__(operator, vector)
+
+    return run
+
+
+class _Running(threading.local):
+    """The operators of which a product is being traced, in this thread."""
+
+    def __init__(self) -> None:
+        self.operators: list[Any] = []
+
+    def has(self, operator: Any) -> bool:
+        return any(x is operator for x in self.operators)
+
+    @contextlib.contextmanager
+    def now(self, operator: Any) -> Iterator[None]:
+        self.operators.append(operator)
+        try:
+            yield
+        finally:
+            self.operators.pop()
+
+
+_running = _Running()
 
 
 class Product(AbstractLinearMap):
