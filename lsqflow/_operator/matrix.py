@@ -72,7 +72,9 @@ def matmul(
     if sharded_like is not None:
         matrix, axis = sharded_like
         sharding = explicit_sharding(matrix)
-        out = None if sharding is None else jax.P(sharding.spec[axis])
+        if sharding is not None:
+            spec = jax.P(sharding.spec[axis])
+            out = jax.sharding.NamedSharding(sharding.mesh, spec)
     return jnp.matmul(
         left, right, precision=jax.lax.Precision.HIGHEST, out_sharding=out
     )
