@@ -236,10 +236,10 @@ def safe_reciprocal(a: Array) -> Array:
 
 
 class Packed(eqx.Module):
-    """A pytree of scalars as one array, since a loop carry of twenty scalars is slow.
+    """A pytree of scalars as one array: a loop carry of twenty scalars is slow.
 
-    It is written with selections, which the compiler fuses with the arithmetic of the
-    scalars. A concatenation would be a kernel for each.
+    Written with selections, which the compiler fuses with the scalars' own arithmetic;
+    a concatenation would be a kernel for each.
     """
 
     values: Array
