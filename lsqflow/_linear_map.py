@@ -71,9 +71,8 @@ class AbstractLinearMap(eqx.Module):
 class Lazy(AbstractLinearMap):
     """`fun(parameters, arg)`, linear in `arg`, computed only where it is needed.
 
-    Nothing is computed before the map is applied or transposed, not even what depends
-    on `parameters` alone. So a derivative that is not used costs nothing. `example` has
-    the type of the value.
+    What `fun` computes from `parameters` alone is left until the map is applied or
+    transposed, so that a derivative that nobody asks for costs nothing.
     """
 
     fun: Callable[[Any, Any], Any] = eqx.field(static=True)
