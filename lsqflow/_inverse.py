@@ -72,6 +72,11 @@ def pinv(
 ) -> AbstractOperator:
     """The pseudo-inverse $A^+$, as an operator whose products are solves.
 
+    ```python
+    inverse = lf.pinv(A)
+    inverse.mv(b)  # the least-squares solution of least norm
+    ```
+
     **Use when** an inverse is part of a larger operator, as in `lf.pinv(A) @ B`. To
     solve one problem, use [`lsqflow.lstsq`][], which also says how it went.
 

@@ -87,6 +87,11 @@ def iterate(
 ) -> Iteration:
     """Solve as [`lsqflow.lstsq`][] does, in chunks of steps driven from the host.
 
+    ```python
+    run = lf.iterate(A, b, time_limit=60.0)
+    rest = lf.iterate(A, b, state=run.state)  # go on from there
+    ```
+
     **Use when** a solve takes minutes: to see how far it is, to stop it, and to go on
     later.
     **Avoid when** the solve is part of a larger program: this function cannot be jitted

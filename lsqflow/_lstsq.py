@@ -41,6 +41,14 @@ def lstsq(
 ) -> Solution:
     r"""Solve $\min_x \|A x - b\|^2 + \lambda^2 \|x\|^2$, differentiably.
 
+    ```python
+    A = jnp.vander(jnp.linspace(-1, 1, 20), 4)
+    b = jnp.exp(jnp.linspace(-1, 1, 20))
+    solution = lf.lstsq(A, b, lf.LSMR(), damp=0.1)
+    solution.value, solution.residual, solution.result
+    jax.grad(lambda A: jnp.sum(lf.lstsq(A, b).value))(A)
+    ```
+
     Where the minimizer is not unique (λ = 0, and $A$ wide or rank-deficient), the one
     of least norm is returned.
 

@@ -28,6 +28,10 @@ def minimum_norm(
 ) -> Solution:
     r"""Solve $\min_x \|x\|$ subject to $A x = b$.
 
+    ```python
+    lf.minimum_norm(jnp.array([[1.0, 1.0]]), jnp.array([1.0])).value  # 0.5, 0.5
+    ```
+
     **Use when** the equations must hold. [`lsqflow.lstsq`][] returns the same solution
     where they can hold, and a least-squares solution where they cannot. This function
     then fails, with the reason `infeasible`.
@@ -67,6 +71,11 @@ def project(
     throw: bool = True,
 ) -> PyTree[Array]:
     """The point nearest to `point` that satisfies a constraint.
+
+    ```python
+    line = lf.Affine(jnp.array([[1.0, 1.0]]), jnp.array([1.0]))
+    lf.project(line, jnp.array([1.0, 1.0]))  # 0.5, 0.5
+    ```
 
     **Arguments:**
 

@@ -128,8 +128,12 @@ def regularization_path(
 ) -> RegularizationPath:
     """Solve for many strengths of one regularizer, in one call.
 
-    **Use when** the strength is not known. The path that is returned can choose one:
-    `path.strengths[path.choose("gcv")]`.
+    ```python
+    path = lf.regularization_path(A, b, jnp.geomspace(1e-3, 10, 30))
+    strength = path.strengths[path.choose("gcv")]
+    ```
+
+    **Use when** the strength is not known. The path that is returned can choose one.
 
     **Arguments:**
 

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 import optax
 import pytest
 from jaxtyping import Array, Float
@@ -26,6 +27,10 @@ PAGES = [path for path, text in TEXTS.items() if "```python" in text]
 # What the few lines of a docstring take for granted: packages, and what users have.
 PACKAGES = {"eqx": eqx, "jax": jax, "jnp": jnp, "lf": lf, "lx": lx, "optax": optax}
 TYPES = {"Array": Array, "Float": Float}
+PROBLEM = {
+    "A": np.vander(np.linspace(-1, 1, 20), 4),
+    "b": np.exp(np.linspace(-1, 1, 20)),
+}
 GIVEN = {
     "GaussNewtonOperator": lambda: {
         "network": lambda weights, inputs: jnp.tanh(inputs @ weights),
@@ -125,7 +130,7 @@ def docstrings():
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "name"), [*docstrings()])
 def test_examples_of_docstrings_run(text, name):
-    given = {**PACKAGES, **TYPES, **GIVEN.get(name, dict)()}
+    given = {**PACKAGES, **TYPES, **PROBLEM, **GIVEN.get(name, dict)()}
     execute("\n".join(examples(text)), given)
 
 

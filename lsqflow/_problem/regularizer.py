@@ -14,9 +14,13 @@ from .._operator.convert import as_operator
 class Tikhonov(eqx.Module):
     r"""The term $s^2 \|L (x - \mu)\|^2$, to be added to a least-squares problem.
 
-    Pass a list of them as `regularizers` to [`lsqflow.lstsq`][]. **Use when** the data
-    alone do not determine the solution, or determine it badly, and it is known to be
-    smooth ($L$ takes differences), small, or near to $\mu$.
+    ```python
+    smooth = lf.Tikhonov(lf.Difference((4,), boundary="none"), strength=0.1)
+    lf.lstsq(A, b, regularizers=[smooth])
+    ```
+
+    **Use when** the data alone do not determine the solution, or determine it badly,
+    and it is known to be smooth ($L$ takes differences), small, or near to $\mu$.
 
     Solutions can be differentiated with respect to strength, operator and prior. For
     strengths that differ between entries, use `lf.Diagonal(w) @ L`.
