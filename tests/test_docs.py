@@ -16,8 +16,10 @@ import pytest
 from jaxtyping import Array, Float
 
 import lsqflow as lf
+from lsqflow._outcome import is_failure
 
 ROOT = pathlib.Path(__file__).parents[1]
+ROW = re.compile(r"^\| `(\w+)` \| (\S+) \|", re.MULTILINE)
 EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TEXTS = {
     path: path.read_text()
@@ -144,6 +146,17 @@ def test_every_public_name_is_on_the_website(name):
     own = getattr(getattr(lf, name), "__module__", "").startswith("lsqflow")
     entry = f"::: lsqflow.{name}\n" if own else f"`lsqflow.{name}`"
     assert any(entry in text for text in TEXTS.values())
+
+
+def test_every_stop_reason_is_in_the_reference():
+    """With whether it is a success, which the package decides elsewhere."""
+    rows = re.findall(ROW, TEXTS[ROOT / "docs" / "api.md"])
+    names = vars(lf.StopReason)["_name_to_item"].keys()
+    theirs = vars(lx.RESULTS)["_name_to_item"].keys()
+    assert {name for name, _ in rows} >= names - theirs
+    for name, success in rows:
+        failed = bool(is_failure(getattr(lf.StopReason, name)))
+        assert success in (("no",) if failed else ("yes", "–")), name
 
 
 def test_every_file_is_on_the_page_of_the_architecture():

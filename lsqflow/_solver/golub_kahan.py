@@ -36,7 +36,7 @@ ARGUMENTS = """**Arguments:**
     of `b` in the first test, and that of `A` times `b` in the second.
 - `max_steps`: the greatest number of steps, each a product with `A` and one with `Aᴴ`;
     an integer or a traced integer. The default, None, is ten times the smaller
-    dimension of `A`. Reaching it is a failure.
+    dimension of `A`. A solve that reaches it has failed.
 - `conlim`: the solver gives up when its estimate of the condition number of `A` (with
     the damping) exceeds this number. The default, None, is 0.1 / ε: 8.4e5 in float32,
     4.5e14 in float64.
