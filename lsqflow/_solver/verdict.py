@@ -170,8 +170,8 @@ def verdict(
     - `claim`: why the method stopped.
     - `now`: norms computed from the solution.
     - `tolerances`: what the method was asked for.
-    - `first_normal_norm`: ‖Aᴴ b‖. Where x = 0 already meets the tolerance, nobody asked
-        for digits of the solution.
+    - `first_normal_norm`: ‖Aᴴ b‖. Where x = 0 already meets the tolerance, the
+        estimated error of the solution is not judged.
     - `digits`: whether to judge the estimated error of the solution as well. False
         where an inner solver has been judged by it already, with other tolerances.
     """
