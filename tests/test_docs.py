@@ -19,6 +19,7 @@ import lsqflow as lf
 from lsqflow._outcome import is_failure
 
 ROOT = pathlib.Path(__file__).parents[1]
+CACHE = "jax_compilation_cache_dir"
 ROW = re.compile(r"^\| `(\w+)` \| (\S+) \|", re.MULTILINE)
 EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TEXTS = {
@@ -91,7 +92,7 @@ def _needs(source):
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     ]
-    names = {name.split(".")[0] for name in names}
+    names = {name.split(".")[0] for name in names if name}
     return {name for name in names if importlib.util.find_spec(name) is None}
 
 
@@ -105,9 +106,9 @@ def execute(source, given):
 def _elsewhere(tmp_path, monkeypatch):
     """Files go to a folder of the test, and settings of JAX end with it."""
     monkeypatch.chdir(tmp_path)
-    folder = jax.config.jax_compilation_cache_dir
+    folder = getattr(jax.config, CACHE)
     yield
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update(CACHE, folder)
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ class AbstractIterativeSolver(AbstractSolver, Generic[_State]):
 
 
 def ready(problem: Problem) -> Problem:
-    """The problem with its operator linearised and its arrays fit to enter a loop."""
+    """The problem with its operator linearized and its arrays fit to enter a loop."""
     operator, vector = vary((problem.operator, problem.vector), manual_axes(problem))
     return Problem(operator, vector, problem.damp).linearise()
 
