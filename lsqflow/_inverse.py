@@ -181,6 +181,8 @@ class AbstractProjector(AbstractOperator):
 class NullSpaceProjector(AbstractProjector):
     r"""$N = I - C^+ C$: the part of a vector that $C$ maps to zero.
 
+    **Use when** something must not change $C x$: add $N v$ to $x$ in the place of $v$.
+
     A product is the residual of a least-squares problem with $C^H$. Redundant rows of
     $C$ do no harm. Products can be differentiated with respect to the leaves of $C$, as
     long as its rank does not change.

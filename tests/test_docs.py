@@ -175,3 +175,16 @@ def test_every_file_is_on_the_page_of_the_architecture():
                 listed.append("".join([*folders, found[2]]))
     here = [path.relative_to(package).as_posix() for path in package.rglob("*.py")]
     assert sorted(listed) == sorted(p for p in here if not p.endswith("__init__.py"))
+
+
+@pytest.mark.parametrize("throw", [True, False])
+def test_what_throw_costs(throw):
+    """JAX keeps a compiled program unless it calls back to the host."""
+
+    def loss(A, b):
+        return jnp.sum(lf.lstsq(A, b, lf.LSMR(), throw=throw).value)
+
+    A, b = map(jnp.asarray, PROBLEM.values())
+    for function in (loss, jax.grad(loss)):
+        program = jax.jit(function).lower(A, b).as_text()
+        assert ("callback" in program) is throw

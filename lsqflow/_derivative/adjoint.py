@@ -72,6 +72,9 @@ class UnrolledAdjoint(AbstractAdjoint):
     the solver to what is needed.
     **Handles:** forward and reverse mode, for an iterative solver of lsqflow. Not
     bounds.
+
+    **Raises:** `TypeError` for another solver, for bounds, and where `max_steps` of the
+    solver is not an integer of Python.
     """
 
     def solve(

@@ -21,6 +21,8 @@ class Woodbury(lx.AbstractLinearSolver):
 
     **Cost:** $k^2 n$ multiplications and a factorization of size $k$, for rank $k$.
 
+    **Raises:** `TypeError` for any other operator, and with damping.
+
     ??? cite "Reference"
 
         ```bibtex
