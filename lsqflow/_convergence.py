@@ -1,4 +1,4 @@
-"""Convergence in a picture."""
+"""How residuals fell during a solve, as a picture."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +16,9 @@ def plot_convergence(
 
     **Arguments:**
 
-    - `histories`: an [`lsqflow.Iteration`][], a [`lsqflow.Solution`][] of a solver with
-        `history=k`, or a dictionary from labels to such.
-    - `axes`: two axes: for ‖r‖, and for ‖Aᴴ r − λ² x‖.
+    - `histories`: an [`lsqflow.Iteration`][], or an [`lsqflow.Solution`][] of a solver
+        with `history=k`. To compare several, a dictionary from labels to these.
+    - `axes`: two axes of matplotlib. The first gets ‖r‖, the second ‖Aᴴ r − λ² x‖.
 
     **Raises:** `ValueError` for a solution without a history.
     """

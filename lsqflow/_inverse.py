@@ -17,17 +17,19 @@ from ._solver.lineax import require_solver
 from ._solver.lsmr import LSMR
 from ._tree import Structure, Vector
 
-# Dense operators up to this size are inverted once a solve, instead of in every step.
+# Dense operators up to this size are inverted once, not solved with in every step.
 _MAX_RANK, _MAX_ENTRIES = 512, 2**22
 
 
 class PseudoInverse(AbstractOperator):
-    r"""$A^+$, applied by solving: $A^+ b$ is the least-squares solution of least norm.
+    r"""$A^+$: maps $b$ to the least-squares solution of $A x = b$ of least norm.
 
-    Differentiable in the leaves of $A$, at constant rank. Its transpose is the
+    Make it with [`lsqflow.pinv`][]. Products can be differentiated with respect to the
+    leaves of $A$, as long as its rank does not change. The transpose is the
     pseudo-inverse of $A^T$.
 
-    **Cost:** one solve a product.
+    **Cost:** one solve for each product. Inside another solve, a dense operator of at
+    most 512 rows or columns is inverted once instead.
     """
 
     operator: AbstractOperator
@@ -68,13 +70,26 @@ def pinv(
     *,
     throw: bool = True,
 ) -> AbstractOperator:
-    """The pseudo-inverse $A^+$ as an operator; see [`lsqflow.PseudoInverse`][].
+    """The pseudo-inverse $A^+$, as an operator whose products are solves.
+
+    ```python
+    inverse = lf.pinv(A)
+    inverse.mv(b)  # the least-squares solution of least norm
+    ```
+
+    **Use when** an inverse is part of a larger operator, as in `lf.pinv(A) @ B`. To
+    solve one problem, use [`lsqflow.lstsq`][], which also says how it went.
 
     **Arguments:**
 
-    - `operator`: $A$, an operator, a lineax operator or a matrix.
-    - `solver`: who solves, at each product.
+    - `operator`: $A$: a matrix, a lineax operator, or an operator of lsqflow.
+    - `solver`: the solver to use for each product.
     - `throw`: whether a solve that fails raises.
+
+    **Returns:** an [`lsqflow.PseudoInverse`][]; for a pseudo-inverse, the operator that
+    it was made of.
+
+    **Cost:** one solve for each product.
     """
     operator = as_operator(operator)
     if isinstance(operator, PseudoInverse):
@@ -83,7 +98,7 @@ def pinv(
 
 
 def accurate_solver(structure: Structure) -> LSMR:
-    """LSMR near the precision of the dtype: for products inside another solve."""
+    """LSMR with a tolerance near the precision of the dtype."""
     return LSMR(rtol=float(jnp.finfo(tree.storage_dtype(structure)).eps) ** 0.85)
 
 
@@ -125,8 +140,9 @@ class AbstractProjector(AbstractOperator):
     ) -> None:
         """**Arguments:**
 
-        - `operator`: $C$, an operator, a lineax operator or a matrix.
-        - `solver`: who solves; by default LSMR near the precision of the dtype.
+        - `operator`: $C$: a matrix, a lineax operator, or an operator of lsqflow.
+        - `solver`: the solver to use for each product; by default LSMR with a tolerance
+            near the precision of the dtype.
         - `throw`: whether a solve that fails raises.
         """
         if solver is not None:
@@ -155,7 +171,7 @@ class AbstractProjector(AbstractOperator):
         return type(self)(operator, self.solver, throw=self.throw)
 
     def _remainder(self, operator: AbstractOperator, vector: Vector) -> Vector:
-        """What least squares with an operator leave of a vector."""
+        """The residual of least squares with an operator, for a vector."""
         solver = self.solver
         if solver is None:
             solver = accurate_solver(operator.in_structure())
@@ -165,12 +181,14 @@ class AbstractProjector(AbstractOperator):
 class NullSpaceProjector(AbstractProjector):
     r"""$N = I - C^+ C$: the part of a vector that $C$ maps to zero.
 
-    Products are residuals of least squares with $C^H$, which are orthogonal to the rows
-    of $C$; redundant rows do not matter. Differentiable in the leaves of $C$, at
-    constant rank.
+    **Use when** something must not change $C x$: add $N v$ to $x$ in the place of $v$.
 
-    **Cost:** one solve a product. Within a solve, dense operators of at most 512 rows
-    or columns are inverted once.
+    A product is the residual of a least-squares problem with $C^H$. Redundant rows of
+    $C$ do no harm. Products can be differentiated with respect to the leaves of $C$, as
+    long as its rank does not change.
+
+    **Cost:** one solve for each product. Inside another solve, a dense $C$ of at most
+    512 rows or columns is inverted once instead.
     """
 
     def mv(self, vector: Vector) -> Vector:
@@ -188,12 +206,13 @@ class NullSpaceProjector(AbstractProjector):
 
 
 class RangeProjector(AbstractProjector):
-    r"""$C C^+$: the part of a vector that $C$ can produce.
+    r"""$C C^+$: the part of a vector that is $C x$ for some $x$.
 
-    Differentiable in the leaves of $C$, at constant rank.
+    Products can be differentiated with respect to the leaves of $C$, as long as its
+    rank does not change.
 
-    **Cost:** one solve a product. Within a solve, dense operators of at most 512 rows
-    or columns are inverted once.
+    **Cost:** one solve for each product. Inside another solve, a dense $C$ of at most
+    512 rows or columns is inverted once instead.
     """
 
     def mv(self, vector: Vector) -> Vector:

@@ -36,11 +36,12 @@ class Progress:
 
     **Attributes:**
 
-    - `num_steps`: steps taken so far, those before a resumption included.
-    - `residual_norm`, `normal_residual_norm`: ‖r‖ and ‖Aᴴ r − λ² x‖, as the recurrence
-        knows them, of the weighted rows with the regularizers below.
-    - `seconds`: wall-clock time of this call, compilation included.
-    - `state`: the state of the solver, to be saved.
+    - `num_steps`: the number of steps so far, with those of earlier calls.
+    - `residual_norm`, `normal_residual_norm`: ‖r‖ and ‖Aᴴ r − λ² x‖, as the solver
+        knows them without computing them. They are those of the whole problem: weights
+        and damping count, and regularizers are further rows.
+    - `seconds`: the wall-clock time of this call, compilation included.
+    - `state`: the state of the solver, which can be saved.
     """
 
     num_steps: int
@@ -55,12 +56,12 @@ class Iteration(eqx.Module):
 
     **Attributes:**
 
-    - `solution`: the [`lsqflow.Solution`][] reached. Its `result` is successful only if
-        the solver was done; one that was stopped before says `interrupted`.
+    - `solution`: the [`lsqflow.Solution`][] reached. If the solve was stopped from
+        outside, its `result` is not successful and its `stop_reason` is `interrupted`.
     - `state`: the state of the solver: pass it to `iterate` to go on. A pytree of
         arrays, which `equinox.tree_serialise_leaves`, pickle and Orbax can save.
-    - `history`: arrays `"num_steps"`, `"residual_norm"` and `"normal_residual_norm"`,
-        an entry for each step of this call.
+    - `history`: a dictionary of arrays, `"num_steps"`, `"residual_norm"` and
+        `"normal_residual_norm"`, with an entry for each step of this call.
     """
 
     solution: Solution
@@ -86,11 +87,16 @@ def iterate(
 ) -> Iteration:
     """Solve as [`lsqflow.lstsq`][] does, in chunks of steps driven from the host.
 
+    ```python
+    run = lf.iterate(A, b, time_limit=60.0)
+    rest = lf.iterate(A, b, state=run.state)  # go on from there
+    ```
+
     **Use when** a solve takes minutes: to see how far it is, to stop it, and to go on
     later.
-    **Avoid when** it is part of a larger program: this function cannot be jitted or
-    differentiated.
-    **Cost:** that of the solve, and one round trip to the host a chunk.
+    **Avoid when** the solve is part of a larger program: this function cannot be jitted
+    or differentiated.
+    **Cost:** that of the solve, and one round trip to the host for each chunk.
 
     **Arguments:**
 
@@ -98,24 +104,24 @@ def iterate(
         [`lsqflow.lstsq`][].
     - `solver`: an iterative solver of lsqflow. [`lsqflow.AutoSolver`][] stands for its
         iterative one.
-    - `state`: the state of an earlier call for the same problem and solver, to go on
-        from there. Tolerances and `max_steps` may differ. The result is the same to the
-        last bit as without the interruption.
+    - `state`: `Iteration.state` of an earlier call for the same problem and kind of
+        solver, to go on from there. Tolerances and `max_steps` may differ. If they do
+        not, the result is the same to the last bit as without the interruption.
     - `chunk`: how many steps to take between two looks from the host.
-    - `callback`: a function of a [`lsqflow.Progress`][], called after each chunk. The
-        solve ends if it returns true.
-    - `progress`: whether to show a progress bar, which needs tqdm. By default, if the
-        standard error is a terminal and tqdm is installed.
-    - `time_limit`: the wall-clock time after which to stop, in seconds. Chunks become
-        shorter toward the end; a step is not interrupted.
-    - `throw`: whether a failure raises. A solve stopped by the callback or by the time
-        limit has not failed.
+    - `callback`: a function of an [`lsqflow.Progress`][], called after each chunk. The
+        solve stops if it returns true.
+    - `progress`: whether to show a progress bar, which needs tqdm. The default, None,
+        shows it if the standard error is a terminal and tqdm is installed.
+    - `time_limit`: the wall-clock time after which to stop, in seconds, compilation
+        included. Chunks become shorter toward the end. A step is not cut short.
+    - `throw`: whether a failure raises. A solve that the callback or the time limit
+        stopped does not raise.
 
     **Returns:** an [`lsqflow.Iteration`][].
 
     **Raises:** `TypeError` for a solver without steps, or under a transformation of
-    JAX; `ValueError` for a `state` of another problem or solver; and what
-    [`lsqflow.lstsq`][] raises.
+    JAX. `ValueError` for a `state` whose arrays do not fit the problem and solver.
+    Otherwise what [`lsqflow.lstsq`][] raises.
     """
     solver = _iterative(solver)
     _require_types(chunk, time_limit, callback)

@@ -1,7 +1,8 @@
 """All that a new release of JAX may break, in one place.
 
-Tracers, jaxprs, primitives and layouts; where arrays live: shardings in their types,
-and the manual axes of `shard_map`. Other modules use what is documented and stable.
+This is about tracers, jaxprs, primitives and layouts, and about where arrays live:
+shardings in their types, and the manual axes of `shard_map`. Other modules use only
+what is documented and stable.
 """
 
 import functools as ft
@@ -50,7 +51,7 @@ def is_traced(x: Any) -> bool:
 
 
 def known(x: Any) -> np.ndarray | None:
-    """The values of an array; `None` while they are traced."""
+    """The values of an array, or `None` while they are traced."""
     try:
         return np.asarray(x)
     except jax.errors.TracerArrayConversionError:
@@ -60,8 +61,9 @@ def known(x: Any) -> np.ndarray | None:
 def raises_inside(inputs: PyTree[Any]) -> bool:
     """Whether an error must be raised from within the compiled program.
 
-    It must while anything is traced, for derivatives, and where equinox is told to do
-    something else than to raise. Otherwise the caller looks at the result.
+    It must be while anything is traced: under `jit`, `vmap` and for derivatives. So it
+    must where `EQX_ON_ERROR` tells equinox to do something other than raise. Otherwise
+    the caller looks at the result.
     """
     default = os.environ.get("EQX_ON_ERROR", "raise") == "raise"
     return not default or any(map(is_traced, jax.tree.leaves(inputs)))
@@ -71,7 +73,7 @@ def row_major(matrix: Array) -> Array:
     """A matrix whose layout the compiler may not choose.
 
     XLA on CPUs may ask of a Fourier transform a layout that it cannot give, if the
-    matrix is factorised in the same program.
+    matrix is factorized in the same program.
     """
     return with_layout_constraint(matrix, Layout((0, 1)))
 
@@ -133,7 +135,7 @@ def vary(tree: PyTree[Any], axes: frozenset[Any]) -> PyTree[Any]:
 
 
 def bind(primitive: Any, params: dict[str, Any], args: Sequence[Any]) -> Sequence[Any]:
-    """The results of an operation of a jaxpr, on other operands."""
+    """The results of an operation of a jaxpr for given operands."""
     out = primitive.bind(*args, **primitive.get_bind_params(params))
     return out if primitive.multiple_results else [out]
 

@@ -1,10 +1,10 @@
 """Linear maps that bring their own derivative and their own transpose.
 
-JAX has the two halves apart: `jax.custom_jvp` cannot be transposed by a rule, and
-`jax.custom_derivatives.linear_call` has neither a batching rule nor a derivative with
-respect to its parameters. Here they are one primitive, which knows nothing of least
-squares, and built of public parts only. Types of outputs (sharding, manual axes) are
-those of the traced function, never rebuilt from shape and dtype.
+JAX has the two halves, but apart. `jax.custom_jvp` cannot be transposed by a rule.
+`jax.custom_derivatives.linear_call` has no batching rule, and no derivative with
+respect to its parameters. Here they are one primitive, made of public parts of JAX
+only. It knows nothing of least squares. The types of outputs (sharding, manual axes)
+are those of the traced function, never rebuilt from shape and dtype.
 """
 
 import abc
@@ -21,9 +21,10 @@ from ._jax import Primitive, ad, batching, jaxpr_as_fun, manual_axes, mlir, vary
 
 
 class AbstractLinearMap(eqx.Module):
-    """A function linear in its argument, nonlinear in the leaves of the module.
+    """A function that is linear in its argument, but not in the leaves of the module.
 
-    In tangents and cotangents, `None` stands for a zero known at trace time.
+    Subclass it with `apply`, `jvp` and `transpose`, then call it. In tangents and
+    cotangents, `None` stands for what is known to be zero while tracing.
     """
 
     @abc.abstractmethod
@@ -33,17 +34,18 @@ class AbstractLinearMap(eqx.Module):
     def like(self, arg: Any) -> Any:
         """Something with the type of the value, for a map without auxiliary output.
 
-        Reverse mode makes maps only to transpose them. Given their type, they are not
-        traced until somebody applies them. `None` asks for a trace.
+        Reverse mode makes maps only to transpose them. A map whose type is known is not
+        traced before it is applied. The default, `None`, asks for a trace.
         """
         del arg
         return None
 
     @abc.abstractmethod
     def jvp(self, tangent: Any, arg: Any, arg_tangent: Any, value: Any) -> Any:
-        """The tangent of the value, which is given.
+        """The tangent of the value.
 
-        `tangent` is the module with tangents for leaves.
+        `tangent` is the module with tangents in the place of its leaves. `value` is
+        what `apply` returned.
         """
 
     @abc.abstractmethod
@@ -51,7 +53,7 @@ class AbstractLinearMap(eqx.Module):
         """The cotangent of `arg`, of which only the types are given."""
 
     def __call__(self, arg: Any) -> tuple[Any, Any]:
-        """`apply` as one primitive, with `jvp` and `transpose` for its rules."""
+        """Do `apply`, as one primitive that has `jvp` and `transpose` for its rules."""
         linear_map, arg = vary((self, arg), manual_axes((self, arg)))
         leaves, split = _split(linear_map, arg)
         lazily = linear_map.like(arg) is not None

@@ -1,4 +1,4 @@
-"""`lstsq`: the one entry to solving."""
+"""`lstsq`: solve a least-squares problem, in every way it can be stated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,44 +41,62 @@ def lstsq(
 ) -> Solution:
     r"""Solve $\min_x \|A x - b\|^2 + \lambda^2 \|x\|^2$, differentiably.
 
-    Among several minimisers (λ = 0, rank-deficient or wide $A$), the one of least norm
-    is returned. The result can be differentiated, forward and reverse and to any order,
-    with respect to the leaves of `operator`, to `vector`, `damp`, `weights`,
-    `regularizers`, `bounds` and `subject_to`; for a problem without constraints, one
-    gradient costs one more solve. It can be transformed by `jit`, `vmap` and
-    `shard_map`.
+    ```python
+    A = jnp.vander(jnp.linspace(-1, 1, 20), 4)
+    b = jnp.exp(jnp.linspace(-1, 1, 20))
+    solution = lf.lstsq(A, b, lf.LSMR(), damp=0.1)
+    solution.value, solution.residual, solution.result
+    jax.grad(lambda A: jnp.sum(lf.lstsq(A, b).value))(A)
+    ```
+
+    Where the minimizer is not unique (λ = 0, and $A$ wide or rank-deficient), the one
+    of least norm is returned.
+
+    The result can be differentiated in forward and reverse mode, to any order, with
+    respect to the leaves of `operator`, and to `vector`, `damp`, `weights`,
+    `regularizers`, `bounds` and `subject_to`. The function works under `jit`, `vmap`
+    and `shard_map`.
 
     **Arguments:**
 
-    - `operator`: $A$; a two-dimensional array, a lineax operator, or an
+    - `operator`: $A$: a two-dimensional array, a lineax operator, or an
         [`lsqflow.AbstractOperator`][].
-    - `vector`: $b$, with the structure of the operator's output. For several
-        right-hand sides use `jax.vmap`: each is then solved to its own tolerance.
-    - `solver`: [`lsqflow.LSMR`][], [`lsqflow.LSQR`][], or any lineax solver. The
-        default chooses.
-    - `damp`: λ, a real scalar. `None` for an undamped problem; a traced zero gives the
-        same solution, and allows to differentiate there.
-    - `weights`: $w \ge 0$, which multiply the squared residuals,
-        $\sum_i w_i |(A x - b)_i|^2$, such as inverse variances; with the structure of
-        `vector`, each leaf broadcast to its shape. Weights and damping do not
-        interact. For correlated noise, pass `L @ A` and `L.mv(b)`.
-    - `regularizers`: terms to be added, each a [`lsqflow.Tikhonov`][].
-    - `bounds`: `(lower, upper)`, each a scalar, a pytree like the solution, or `None`;
-        `(0, None)` for non-negative solutions. Real problems only.
-    - `subject_to`: linear equations that hold exactly, an [`lsqflow.Affine`][].
-        Not together with `bounds`.
-    - `x0`: a guess of the solution. Where the minimiser is not unique, the one nearest
-        to `x0` is returned, instead of the one of least norm. It gets no derivative.
-    - `adjoint`: how to differentiate: [`lsqflow.ImplicitAdjoint`][] (exact, at the cost
-        of a solve) or [`lsqflow.UnrolledAdjoint`][] (through truncated iterations).
-    - `throw`: whether a failure raises, also in derivative solves. If not, look at
-        `result`.
+    - `vector`: $b$: a pytree of arrays with the structure of the operator's output.
+        For several right-hand sides use `jax.vmap`. Each is then solved to its own
+        tolerance.
+    - `solver`: the solver to use: [`lsqflow.LSMR`][], [`lsqflow.LSQR`][], or any solver
+        of lineax. The default, [`lsqflow.AutoSolver`][], chooses.
+    - `damp`: λ, a real scalar, at least 0. `None` is an undamped problem. A zero gives
+        the same solution, and can be differentiated.
+    - `weights`: $w \ge 0$, factors of the squared residuals,
+        $\sum_i w_i |(A x - b)_i|^2$, such as inverse variances. They have the structure
+        of `vector`, and each leaf is broadcast to its shape. Weights do not change the
+        damping. For correlated noise, pass `L @ A` and `L.mv(b)`.
+    - `regularizers`: a list of terms to add, each an [`lsqflow.Tikhonov`][].
+    - `bounds`: `(lower, upper)`. Each is a scalar, a pytree like the solution, or
+        `None` for no bound: `(0, None)` asks for a non-negative solution. The unknown
+        must be real.
+    - `subject_to`: linear equations that hold exactly, an [`lsqflow.Affine`][]. Not
+        together with `bounds`.
+    - `x0`: a guess of the solution, to start from. Where the minimizer is not unique,
+        the one nearest to `x0` is returned. Derivatives treat `x0` as a constant.
+    - `adjoint`: how to differentiate. [`lsqflow.ImplicitAdjoint`][] is exact for solves
+        that converge. [`lsqflow.UnrolledAdjoint`][] differentiates the iterations, for
+        solves that are stopped early on purpose.
+    - `throw`: whether a failure raises, also in a solve for a derivative. If not, look
+        at `result`, or call `raise_if_failed`. Under `jit` and `grad`, `throw=True`
+        puts a host callback into the program, and JAX then does not keep the program
+        in its persistent compilation cache.
 
-    **Returns:** a [`lsqflow.Solution`][].
+    **Returns:** an [`lsqflow.Solution`][]: the value, the residual, the dual, and how
+    the solve went.
 
-    **Raises:** `TypeError` or `ValueError` while tracing if shapes, dtypes or
-    structures do not fit; an error that names the likely causes at run time, if the
-    solve fails and `throw` is true.
+    **Cost:** without bounds and equations, one solve. A gradient costs one more,
+    whatever it is taken with respect to.
+
+    **Raises:** `TypeError` or `ValueError` if arguments do not fit. If the solve fails
+    and `throw` is true, `equinox.EquinoxRuntimeError` outside of transformations, and a
+    run-time error of JAX under them. Both name the likely causes.
     """
     _require_types(solver, subject_to, adjoint, throw)
     problem = stated(

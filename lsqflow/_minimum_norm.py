@@ -1,4 +1,4 @@
-"""Questions that are a least-squares problem in disguise."""
+"""The shortest solution of equations, and the nearest point that satisfies them."""
 
 import dataclasses
 
@@ -28,13 +28,20 @@ def minimum_norm(
 ) -> Solution:
     r"""Solve $\min_x \|x\|$ subject to $A x = b$.
 
-    The `dual` of the solution is the multiplier: $x = A^H y$.
+    ```python
+    lf.minimum_norm(jnp.array([[1.0, 1.0]]), jnp.array([1.0])).value  # 0.5, 0.5
+    ```
 
-    **Arguments:** as for [`lsqflow.lstsq`][], which gives the same for equations that
-    can be satisfied, and a least-squares solution for others; here, these are a
-    failure.
+    **Use when** the equations must hold. [`lsqflow.lstsq`][] returns the same solution
+    where they can hold, and a least-squares solution where they cannot. This function
+    then fails, with the reason `infeasible`.
 
-    **Returns:** a [`lsqflow.Solution`][].
+    **Arguments:** as for [`lsqflow.lstsq`][].
+
+    **Returns:** an [`lsqflow.Solution`][]. Its `dual` is the Lagrange multiplier $y$,
+    with $x = A^H y$.
+
+    **Cost:** one solve, and two products to check the equations.
 
     **Raises:** an error at run time if no solution exists and `throw` is true.
     """
@@ -65,15 +72,23 @@ def project(
 ) -> PyTree[Array]:
     """The point nearest to `point` that satisfies a constraint.
 
-    For [`lsqflow.Affine`][] it is $x - C^+ (C x - d)$, differentiable in the point and
-    in the constraint.
+    ```python
+    line = lf.Affine(jnp.array([[1.0, 1.0]]), jnp.array([1.0]))
+    lf.project(line, jnp.array([1.0, 1.0]))  # 0.5, 0.5
+    ```
 
     **Arguments:**
 
-    - `constraint`: the constraint.
-    - `point`: a vector with the structure that the constraint expects.
-    - `solver`: who solves; by default LSMR near the precision of the dtype.
+    - `constraint`: an [`lsqflow.Affine`][], $C x = d$.
+    - `point`: a pytree of arrays with the structure of $x$.
+    - `solver`: the solver to use; by default LSMR with a tolerance near the precision
+        of the dtype.
     - `throw`: whether to raise if the constraint cannot be satisfied.
+
+    **Returns:** $x - C^+ (C x - d)$ for the point $x$. It can be differentiated with
+    respect to the point and to the leaves of the constraint.
+
+    **Cost:** one solve.
 
     **Raises:** `TypeError` for constraints that are not affine.
     """

@@ -19,11 +19,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
 
     class StopReason(lx.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
-        """Why a solver stopped: `lineax.RESULTS`, and more.
+        """Why a solver stopped: the items of `lineax.RESULTS`, and more.
 
-        Each value is a text that names the likely causes and what to do.
-        `lf.StopReason[solution.stats["stop_reason"]]` is the text. What one of lineax's
-        own solvers reports keeps its name and lineax's text.
+        Each item stands for a text that names the likely causes and what to do.
+        `lf.StopReason[solution.stats["stop_reason"]]` is the text. Compare items with
+        `==`, also under `jit`: `stats["stop_reason"] == lf.StopReason.consistent`. What
+        one of lineax's own solvers reports keeps its name and lineax's text.
         """
 
         running = "The solver has not stopped yet."
@@ -111,7 +112,10 @@ _Item: Any = type(lx.RESULTS.successful)
 
 
 class Outcome(_Item):
-    """A `lineax.RESULTS`, to be compared with those, that knows the whole reason."""
+    """An item of `lineax.RESULTS` that also knows our reason.
+
+    It compares equal to lineax's items. It prints, and raises, our text.
+    """
 
     reason: StopReason
 
@@ -153,7 +157,7 @@ def name_of(reason: StopReason) -> str:
 
 
 def to_lineax(reason: StopReason) -> lx.RESULTS:
-    """The lineax result that a stop reason stands for."""
+    """The item of `lineax.RESULTS` nearest to a stop reason."""
     result = lx.RESULTS.where(
         is_failure(reason), lx.RESULTS.breakdown, lx.RESULTS.successful
     )
@@ -163,7 +167,7 @@ def to_lineax(reason: StopReason) -> lx.RESULTS:
 
 
 def result_of(reason: StopReason) -> lx.RESULTS:
-    """The `result` of a solve: lineax's word for a reason, and the reason itself."""
+    """The `result` of a solve: lineax's item for a reason, and the reason itself."""
     result: Any = to_lineax(reason)
     return Outcome(_code(result), lx.RESULTS, reason)
 
@@ -189,9 +193,9 @@ def is_failure(reason: StopReason) -> Bool[Array, "..."]:
 
 
 def raised(solution: _T, reason: StopReason) -> _T:
-    """The solution, any pytree; raising if it failed.
+    """Return the solution, any pytree; raise if the solve failed.
 
-    On the host, in one sentence, where the reason is known; otherwise at run time.
+    Where the reason is known, raise now, on the host. Otherwise raise at run time.
     """
     if known(is_failure(reason)) is None:
         return checked(solution, reason, throw=True)
@@ -202,9 +206,9 @@ def raised(solution: _T, reason: StopReason) -> _T:
 
 
 def checked(solution: _T, reason: StopReason, throw: bool) -> _T:  # noqa: FBT001
-    """The solution, any pytree; raising at run time if it failed and `throw` is true.
+    """Return the solution, any pytree; raise at run time if `throw` and it failed.
 
-    The error hangs on a scalar of its own, which is zero and added to the vectors: no
+    The error hangs on a scalar of its own, a zero that is added to the vectors. So no
     vector passes through the host, whatever its size and sharding, and the compiler
     cannot drop the check.
     """

@@ -23,14 +23,16 @@ from ._tree import Vector
 class RegularizationPath(eqx.Module):
     r"""What [`lsqflow.regularization_path`][] returns.
 
-    **Attributes:** (with a leading axis for the strengths)
+    **Attributes:** (each array has a leading axis for the strengths)
 
-    - `strengths`: as they were given.
-    - `solution`: the [`lsqflow.Solution`][] of each.
-    - `residual_norm`: $\|W^{1/2} (A x - b)\|$.
+    - `strengths`: the strengths, as they were given.
+    - `solution`: the [`lsqflow.Solution`][] for each strength.
+    - `residual_norm`: $\|W^{1/2} (A x - b)\|$, with the weights $W$.
     - `penalty_norm`: $\|L (x - \mu)\|$, without the strength.
-    - `degrees_of_freedom`: the trace of the influence matrix $b \mapsto A x$, both
-        weighted: how many of the data the solution uses up.
+    - `degrees_of_freedom`: the trace of the influence matrix, which maps the weighted
+        data $W^{1/2} b$ to the weighted fit $W^{1/2} A x$. It tells how many of the
+        data the fit uses up.
+    - `num_data`: the number of data.
     """
 
     strengths: Float[Array, " strengths"]
@@ -41,10 +43,10 @@ class RegularizationPath(eqx.Module):
     num_data: int = eqx.field(static=True)
 
     def gcv(self) -> Float[Array, " strengths"]:
-        r"""Generalised cross-validation (Golub, Heath and Wahba, 1979).
+        r"""Generalized cross-validation (Golub, Heath and Wahba, 1979); least is best.
 
-        $m \|r\|^2 / (m - \mathrm{dof})^2$, an estimate of the squared error of
-        prediction that needs no knowledge of the noise; smallest is best.
+        It is $m \|r\|^2 / (m - \mathrm{dof})^2$ for $m$ data, an estimate of the
+        squared error of prediction. The noise need not be known.
         """
         left = self.num_data - self.degrees_of_freedom
         return self.num_data * (self.residual_norm / left) ** 2
@@ -52,8 +54,8 @@ class RegularizationPath(eqx.Module):
     def curvature(self) -> Float[Array, " strengths"]:
         """The curvature of the L-curve (Hansen and O'Leary, 1993); largest is best.
 
-        That of log `penalty_norm` over log `residual_norm`, by differences along the
-        path; at least three different strengths.
+        The curve is log `penalty_norm` over log `residual_norm`. Derivatives are
+        differences along the path, so at least three strengths are needed.
         """
         at = jnp.log(self.strengths)
         slope = lambda x: jnp.asarray(jnp.gradient(x, at))
@@ -70,14 +72,14 @@ class RegularizationPath(eqx.Module):
 
         **Arguments:**
 
-        - `rule`: `"gcv"`, the smallest `gcv`; `"l-curve"`, the largest `curvature`
-            (the two ends left out, where it is not defined); or `"discrepancy"`
-            (Morozov, 1966), the largest strength whose residual is no larger than the
-            noise, and the smallest one if there is none.
-        - `noise_norm`: the expected norm of the (weighted) noise, for `"discrepancy"`.
+        - `rule`: `"gcv"` takes the smallest `gcv`. `"l-curve"` takes the largest
+            `curvature`, the two ends left out. `"discrepancy"` (Morozov, 1966) takes
+            the largest strength whose residual is no larger than the noise, or the
+            smallest strength if there is none.
+        - `noise_norm`: the expected norm of the weighted noise, for `"discrepancy"`.
 
-        **Raises:** `ValueError` for another rule, or without a `noise_norm` that is
-        needed.
+        **Raises:** `ValueError` for another rule, or for `"discrepancy"` without a
+        `noise_norm`.
         """
         if rule == "gcv":
             return jnp.argmin(self.gcv())
@@ -126,20 +128,30 @@ def regularization_path(
 ) -> RegularizationPath:
     """Solve for many strengths of one regularizer, in one call.
 
+    ```python
+    path = lf.regularization_path(A, b, jnp.geomspace(1e-3, 10, 30))
+    strength = path.strengths[path.choose("gcv")]
+    ```
+
+    **Use when** the strength is not known. The path that is returned can choose one.
+
     **Arguments:**
 
     - `operator`, `vector`, `solver`, `weights`, `throw`: as for [`lsqflow.lstsq`][].
     - `strengths`: positive numbers, best evenly spaced in their logarithms.
     - `regularizer`: the term whose strength varies; by default, None, it is ‖x‖.
     - `regularizers`: further terms, with strengths of their own.
-    - `key`: for the probes; a fixed one by default.
-    - `num_probes`: random vectors, of independent signs, with which the degrees of
-        freedom are estimated (Hutchinson, 1990). As many as there are data or more
-        give the exact number.
+    - `key`: the random key for the probes. The default is a fixed one.
+    - `num_probes`: the number of random vectors with which the degrees of freedom are
+        estimated (Hutchinson, 1990). With as many as there are data, or more, they are
+        exact.
+
+    **Returns:** an [`lsqflow.RegularizationPath`][].
 
     **Cost:** `1 + num_probes` solves for each strength, all of them at once.
 
-    **Raises:** `ValueError` unless `strengths` is one-dimensional.
+    **Raises:** `ValueError` unless `strengths` is one-dimensional, and what
+    [`lsqflow.lstsq`][] raises.
     """
     operator = as_operator(operator)
     regularizer = Tikhonov() if regularizer is None else regularizer

@@ -14,7 +14,14 @@ from ._outcome import is_failure, name_of, raised, result_of
 
 
 class PrimalDual(eqx.Module):
-    """The three vectors of one solve, which determine all its derivatives."""
+    """The three vectors of one solve. All its derivatives follow from them.
+
+    **Attributes:**
+
+    - `primal`: $x$, with the structure of the operator's input.
+    - `dual`: $y$ with $x = A^H y$, with the structure of the output.
+    - `residual`: $r = b - A x$, with the structure of the output.
+    """
 
     primal: PyTree[Array]
     dual: PyTree[Array]
@@ -22,54 +29,58 @@ class PrimalDual(eqx.Module):
 
 
 class Solution(eqx.Module):
-    r"""The solution of `min ‖A x − b‖² + λ² ‖x‖²`, and how it was reached.
+    r"""The solution of a least-squares problem, and how it was reached.
 
-    Printing it gives the numbers. With weights $W$, regularizers and damping, the
-    objective is $f(x) = \|W^{1/2} (A x - b)\|^2 + \lambda^2 \|x\|^2 + \sum_i s_i^2
-    \|L_i (x - \mu_i)\|^2$; residual and norms are those of this problem, however it was
-    stated.
+    Print it to see the numbers. The problem is to minimize
+
+    $$f(x) = \|W^{1/2} (A x - b)\|^2 + \lambda^2 \|x\|^2 + \sum_i s_i^2 \|L_i (x -
+    \mu_i)\|^2$$
+
+    with the weights $W$, the damping λ, and the regularizers, as far as they are given.
+    The norms below are those of this problem, however it was stated.
 
     **Attributes:**
 
-    - `value`: the minimizer $x$, with the structure of the operator's input; the one
-        of least norm where it is not unique.
-    - `residual`: $r = b - A x$, computed from `value` (not a recurrence), without the
-        weights; with the structure of the operator's output.
-    - `dual`: $y$ with $x = A^H y$: the Lagrange multiplier of the least-norm problem,
-        $(A A^H + \lambda^2 I)^+ b$ without weights, $W r / \lambda^2$ with damping. A
-        `Tikhonov` without operator and prior is damping. With other regularizers, the
-        data's part of the dual of all rows together. With the structure of the output;
-        `None` where there are bounds or equations.
+    - `value`: the minimizer $x$, with the structure of the operator's input. Where it
+        is not unique, it is the one of least norm.
+    - `residual`: $r = b - A x$, without the weights, computed from `value`. It has the
+        structure of the operator's output.
+    - `dual`: $y$, with the structure of the output. Without regularizers $x = A^H y$:
+        $y = W r / \lambda^2$ with damping, and $y = (A A^H)^+ b$ without damping and
+        weights, the Lagrange multiplier of the least-norm problem. A `Tikhonov` without
+        operator and prior counts as damping. With other regularizers, $y$ is the part
+        of the data in the dual of all rows. `None` where there are bounds or equations.
     - `objective`: the minimum $f(x)$.
-    - `result`: a `lineax.RESULTS`; `lineax.RESULTS.successful` if and only if the
+    - `result`: a `lineax.RESULTS`. It is `lineax.RESULTS.successful` if and only if the
         solution can be trusted to the tolerances of the solver. It prints the reason.
     - `stats`: a dictionary of diagnostics. They carry no derivatives.
 
-        - `"num_steps"`: steps of the solver, 0 for a direct one.
+        - `"num_steps"`: the number of steps of the solver, 0 for a direct one.
         - `"residual_norm"`: $\|b - A x\|$, the norm of `residual`.
-        - `"normal_residual_norm"`: $\|\nabla f(x)\| / 2$, which is $\|A^H r\|$ in
-            the simplest case. With equations or bounds, what their multipliers leave
-            of it. Zero at the solution, and computed from `value`.
-        - `"operator_norm"`: a running estimate of $\|A\|$ from below, in the
-            Frobenius norm; of $W^{1/2} A$ with the regularizers below it, if there are
-            any. Direct solvers estimate the spectral norm.
-        - `"condition"`: a running estimate of the condition number of the same
-            operator with the damping, from below. NaN from direct solvers.
-        - `"relative_error"`: an estimate of $\|x^* - x\| / \|x\|$; NaN from direct
-            solvers.
+        - `"normal_residual_norm"`: $\|\nabla f(x)\| / 2$, computed from `value`. In the
+            simplest case it is $\|A^H r\|$. With equations or bounds, their
+            multipliers are subtracted first. At the solution it is zero.
+        - `"operator_norm"`: an estimate of $\|A\|$ from below. With weights, it is that
+            of $W^{1/2} A$. Regularizers are further rows of this operator. Iterative
+            solvers estimate the Frobenius norm, direct ones the spectral norm.
+        - `"condition"`: an estimate from below of the condition number of the same
+            operator, with the damping. NaN from direct solvers.
+        - `"relative_error"`: an estimate of $\|x^* - x\| / \|x\|$, for the exact
+            solution $x^*$. NaN from direct solvers.
         - `"stop_reason"`: an [`lsqflow.StopReason`][].
-        - `"history"`: with `history=k` in the solver, the last `k` values of
-            `"residual_norm"` and `"normal_residual_norm"`, as the recurrences know
-            them: of the weighted, damped and stacked rows together.
-    - `state`: the [`lsqflow.PrimalDual`][] that the derivatives of the solve need; it
-        holds the same arrays as `value`, `dual` and `residual` before any change of
-        variables (warm start, weights, …), and nothing else is kept for the backward
-        pass.
-    - `multipliers`: the Lagrange multipliers $\mu$ of `subject_to` or `bounds`; `None`
-        without. With $g = \nabla f(x) / 2$: for `C x = d` they have the structure of
-        `d` and $g + C^H \mu = 0$; for bounds they have the structure of `x` and are $g$
-        where a bound holds x back, positive at a lower and negative at an upper one,
-        and 0 elsewhere.
+        - `"history"`: only with `history=k` in the solver: a dictionary of the last `k`
+            values of ‖r‖ (`"residual_norm"`) and ‖Aᴴ r − λ² x‖
+            (`"normal_residual_norm"`), as the solver knows them without computing them.
+            They are those of the whole problem: weights and damping count, and
+            regularizers are further rows.
+    - `state`: the [`lsqflow.PrimalDual`][] from which derivatives are computed: value,
+        dual and residual of the problem that was solved, before the way back from
+        weights, regularizers and `x0`.
+    - `multipliers`: the Lagrange multipliers $\mu$ of `subject_to` or `bounds`;
+        otherwise `None`. Let $g = \nabla f(x) / 2$. For equations `C x = d`, they have
+        the structure of `d`, and $g + C^H \mu = 0$. For bounds, they have the structure
+        of `x`: $g$ where a bound holds `x` back, which is positive at a lower and
+        negative at an upper bound, and 0 elsewhere.
     """
 
     value: PyTree[Array]
@@ -82,13 +93,14 @@ class Solution(eqx.Module):
     multipliers: PyTree[Array] | None = None
 
     def raise_if_failed(self) -> "Solution":
-        """The solution, if it can be trusted; otherwise an error with the reason.
+        """Return the solution if it can be trusted; otherwise raise, with the reason.
 
-        Outside of `jit` the error is one sentence, and nothing is compiled. With
-        `throw=False` in the solve, this keeps checks on the host out of the compiled
-        program, which JAX can then keep in its cache between runs.
+        **Use when** the solve had `throw=False`, outside of `jit`: the error is one
+        sentence. The compiled program then has no callback to the host, and JAX can
+        keep it in its persistent cache.
 
-        **Raises:** `equinox.EquinoxRuntimeError`.
+        **Raises:** `equinox.EquinoxRuntimeError` if the solve failed. In a batch, the
+        reason is that of the first failure.
         """
         reason = self.stats["stop_reason"]
         vectors = (self.value, self.residual, self.dual)

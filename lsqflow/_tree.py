@@ -1,7 +1,7 @@
 """Pytrees as vectors: the only place that knows what a vector is made of.
 
-Vectors stay pytrees; nothing is ravelled. Scalars of a problem are real, also for
-complex vectors, and at least float32, also for bfloat16 storage.
+Vectors stay pytrees; nothing is raveled. The scalars of a problem are real, also for
+complex vectors. They are at least float32, also where vectors are stored in bfloat16.
 """
 
 import functools as ft
@@ -62,7 +62,7 @@ def size(tree: PyTree[Any]) -> int:
 
 
 def storage_dtype(tree: PyTree[Any]) -> Any:
-    """The real dtype whose rounding the entries of `tree` carry: the coarsest one."""
+    """The coarsest real dtype of a pytree: the one that determines its rounding."""
     dtypes = [jnp.finfo(x.dtype).dtype for x in jax.tree.leaves(tree)]
     return max(dtypes, key=lambda d: jnp.finfo(d).eps, default=jnp.dtype("float32"))
 
@@ -215,7 +215,7 @@ def _unless(pred: Array, constant: int, a: Array) -> Array:
 
 
 def safe_sqrt(a: Scalar) -> Scalar:
-    """`√a`, with derivative 0 at 0: steps after convergence do not breed NaN."""
+    """`√a`, with derivative 0 at 0. So steps after convergence do not lead to NaN."""
     zero = a == 0
     return _unless(zero, 0, jax.lax.sqrt(_unless(zero, 1, a)))
 
@@ -228,6 +228,6 @@ def root(a: Scalar) -> tuple[Scalar, Scalar]:
 
 
 def safe_reciprocal(a: Array) -> Array:
-    """`1 / a`, and 0 where `a` is 0: a breakdown ends in zero vectors, not in NaN."""
+    """`1 / a`, and 0 where `a` is 0. So a breakdown ends in zeros and not in NaN."""
     zero = a == 0
     return _unless(zero, 0, 1 / _unless(zero, 1, a))

@@ -10,13 +10,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 import optax
 import pytest
 from jaxtyping import Array, Float
 
 import lsqflow as lf
+from lsqflow._outcome import is_failure
 
 ROOT = pathlib.Path(__file__).parents[1]
+CACHE = "jax_compilation_cache_dir"
+ROW = re.compile(r"^\| `(\w+)` \| (\S+) \|", re.MULTILINE)
 EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TEXTS = {
     path: path.read_text()
@@ -26,6 +30,10 @@ PAGES = [path for path, text in TEXTS.items() if "```python" in text]
 # What the few lines of a docstring take for granted: packages, and what users have.
 PACKAGES = {"eqx": eqx, "jax": jax, "jnp": jnp, "lf": lf, "lx": lx, "optax": optax}
 TYPES = {"Array": Array, "Float": Float}
+PROBLEM = {
+    "A": np.vander(np.linspace(-1, 1, 20), 4),
+    "b": np.exp(np.linspace(-1, 1, 20)),
+}
 GIVEN = {
     "GaussNewtonOperator": lambda: {
         "network": lambda weights, inputs: jnp.tanh(inputs @ weights),
@@ -84,7 +92,7 @@ def _needs(source):
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     ]
-    names = {name.split(".")[0] for name in names}
+    names = {name.split(".")[0] for name in names if name}
     return {name for name in names if importlib.util.find_spec(name) is None}
 
 
@@ -98,9 +106,9 @@ def execute(source, given):
 def _elsewhere(tmp_path, monkeypatch):
     """Files go to a folder of the test, and settings of JAX end with it."""
     monkeypatch.chdir(tmp_path)
-    folder = jax.config.jax_compilation_cache_dir
+    folder = getattr(jax.config, CACHE)
     yield
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update(CACHE, folder)
 
 
 @pytest.mark.slow
@@ -125,7 +133,7 @@ def docstrings():
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "name"), [*docstrings()])
 def test_examples_of_docstrings_run(text, name):
-    given = {**PACKAGES, **TYPES, **GIVEN.get(name, dict)()}
+    given = {**PACKAGES, **TYPES, **PROBLEM, **GIVEN.get(name, dict)()}
     execute("\n".join(examples(text)), given)
 
 
@@ -139,6 +147,17 @@ def test_every_public_name_is_on_the_website(name):
     own = getattr(getattr(lf, name), "__module__", "").startswith("lsqflow")
     entry = f"::: lsqflow.{name}\n" if own else f"`lsqflow.{name}`"
     assert any(entry in text for text in TEXTS.values())
+
+
+def test_every_stop_reason_is_in_the_reference():
+    """With whether it is a success, which the package decides elsewhere."""
+    rows = re.findall(ROW, TEXTS[ROOT / "docs" / "api.md"])
+    names = vars(lf.StopReason)["_name_to_item"].keys()
+    theirs = vars(lx.RESULTS)["_name_to_item"].keys()
+    assert {name for name, _ in rows} >= names - theirs
+    for name, success in rows:
+        failed = bool(is_failure(getattr(lf.StopReason, name)))
+        assert success in (("no",) if failed else ("yes", "–")), name
 
 
 def test_every_file_is_on_the_page_of_the_architecture():
@@ -156,3 +175,16 @@ def test_every_file_is_on_the_page_of_the_architecture():
                 listed.append("".join([*folders, found[2]]))
     here = [path.relative_to(package).as_posix() for path in package.rglob("*.py")]
     assert sorted(listed) == sorted(p for p in here if not p.endswith("__init__.py"))
+
+
+@pytest.mark.parametrize("throw", [True, False])
+def test_what_throw_costs(throw):
+    """JAX keeps a compiled program unless it calls back to the host."""
+
+    def loss(A, b):
+        return jnp.sum(lf.lstsq(A, b, lf.LSMR(), throw=throw).value)
+
+    A, b = map(jnp.asarray, PROBLEM.values())
+    for function in (loss, jax.grad(loss)):
+        program = jax.jit(function).lower(A, b).as_text()
+        assert ("callback" in program) is throw

@@ -1,1 +1,1 @@
-"""Least squares with bounds on the unknowns."""
+"""Least squares subject to equations or bounds."""

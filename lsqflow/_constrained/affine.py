@@ -32,9 +32,9 @@ def solve_affine(
 ) -> tuple[PrimalDual, Vector, Stats]:
     r"""Minimize $\|A x - b\|^2 + \lambda^2 \|x\|^2$ subject to $C x = d$.
 
-    With $N = I - C^+ C$ the solution is $x = C^+ d + z$, where $z$ is the least-squares
-    solution of least norm for the operator $A N$ and the vector $b - A C^+ d$; it lies
-    in the null space by itself. Each of the two solves differentiates on its own.
+    With $N = I - C^+ C$, the solution is $x = C^+ d + z$. Here $z$ is the least-squares
+    solution of least norm for the operator $A N$ and the vector $b - A C^+ d$. It lies
+    in the null space of $C$ by itself. Each of the two solves has its own derivatives.
 
     **Returns:** the solution, the multipliers $-(C^H)^+ (A^H (A x - b) + \lambda^2 x)$,
     and statistics, with `"constraint_norm"` for $\|C x - d\|$ and, for the normal
@@ -45,8 +45,8 @@ def solve_affine(
     inner = accurate_solver((C.in_structure(), C.out_structure()))
     implicit = ImplicitAdjoint()
     particular, first = implicit.solve(equations, inner, throw=throw)
-    # Vectors that are nothing but rounding have no accurate projection, and need none;
-    # what counts is checked in the end.
+    # A vector that is mere rounding has no accurate projection and needs none, so no
+    # projection raises. The verdict at the end judges the result.
     project = NullSpaceProjector(C, inner, throw=False)
 
     reduced = algebra.compose(problem.operator, project)
@@ -73,8 +73,8 @@ def solve_affine(
     reason = StopReason.where(
         is_failure(first["stop_reason"]), first["stop_reason"], stats["stop_reason"]
     )
-    # The solver has compared what it reached with its tolerances, but in the null space
-    # as the projector sees it: further than that, x cannot be better.
+    # The solver has judged z by its own tolerances. x cannot be better than what was
+    # reached there.
     asked = Tolerances.half_the_digits(problem, stats["normal_residual_norm"])
     reason = verdict(reason, now, asked, digits=False)
     possible = is_failure(reason) | feasible(equations, x, gap)

@@ -50,17 +50,17 @@ def solve_bounded(
 
     $$x = x_B + (A M)^+ (b - A x_B).$$
 
-    At the solution the second term is zero, and known to be; only its derivatives are
-    solved for, one solve of the size of the problem each.
+    The second term is zero at the solution, so its value is not computed. Each of its
+    derivatives costs one solve of the size of the problem.
 
-    **Arguments:** as `AbstractAdjoint.solve`, and the `box`; `x0`, where to start. The
-    nearest point of the box to zero if it is None.
+    **Arguments:** those of `AbstractAdjoint.solve`, the `box`, and `x0`: where to
+    start, by default the point of the box nearest to zero.
 
-    **Returns:** the solution; its residual $b - A x$; for its dual the multipliers of
-    the bounds, $\nabla(½\|A x - b\|² + ½λ²\|x\|²)$ in the entries at bounds and zero
-    elsewhere; and statistics.
+    **Returns:** the solution, its residual $b - A x$, and in the place of its dual the
+    multipliers of the bounds: $\nabla(½\|A x - b\|² + ½λ²\|x\|²)$ in the entries at
+    bounds, zero elsewhere. Then statistics.
 
-    **Raises:** `TypeError` for an adjoint or solver that cannot do this.
+    **Raises:** `TypeError` for an adjoint or solver that cannot handle bounds.
     """
     method = _method(solver, problem.operator)
     adjoint = _implicit(adjoint, method)
@@ -116,7 +116,7 @@ def _implicit(
 def _method(
     solver: lx.AbstractLinearSolver, operator: AbstractOperator
 ) -> lx.AbstractLinearSolver:
-    """Who solves for the free unknowns: columns of zeros, so any rank."""
+    """The solver for the free unknowns. It meets columns of zeros, so any rank."""
     if isinstance(solver, AutoSolver):
         solver = solver.select(operator)
     if not isinstance(solver, AbstractSolver) and solver.assume_full_rank():

@@ -27,13 +27,13 @@ class Box(eqx.Module):
         return jax.tree.map(jnp.clip, x, self.lower, self.upper)
 
     def at_bounds(self, x: Vector) -> tuple[Free, Free]:
-        """Which entries are at their lower, and which only at their upper bound."""
+        """Which entries are at their lower bound, and which only at their upper one."""
         lower = jax.tree.map(jnp.equal, x, self.lower)
         upper = jax.tree.map(lambda v, u, at: (v == u) & ~at, x, self.upper, lower)
         return lower, upper
 
     def free(self, x: Vector, gradient: Vector) -> Free:
-        """All entries but those whose bound stops a descent: the binding ones."""
+        """All entries except those whose bound stops a descent (the binding ones)."""
 
         def leaf(v: Array, g: Array, lower: Array, upper: Array) -> Array:
             return ~(((v <= lower) & (g >= 0)) | ((v >= upper) & (g <= 0)))

@@ -1,4 +1,4 @@
-"""Projected descent: which unknowns end at their bounds, and where the others end."""
+"""Projected descent: finds which unknowns end at bounds, and solves for the others."""
 
 import dataclasses
 from typing import Any
@@ -36,7 +36,7 @@ _SLACK = 10.0
 
 
 class State(eqx.Module):
-    """What one step of the descent hands to the next."""
+    """What the descent carries from step to step."""
 
     point: Point
     operator_norm: Scalar
@@ -60,14 +60,17 @@ class _Face(eqx.Module):
 
 
 class Descent(eqx.Module):
-    """Moré and Toraldo's (1991) projected descent, with least squares for its faces."""
+    """The projected descent of Moré and Toraldo (1991), with least squares on faces.
+
+    A face is the set of points with the same unknowns at bounds.
+    """
 
     problem: Bounded
     solver: lx.AbstractLinearSolver
     tolerances: Tolerances
 
     def run(self, x0: Vector) -> State:
-        """From the nearest feasible point to `x0` to a solution, or to the limits."""
+        """Start at the feasible point nearest to `x0`; end at a solution or a limit."""
         bounded, problem = self.problem, self.problem.problem
         start = bounded.at(bounded.box.project(x0))
         image = problem.operator.adjoint_mv(problem.vector)
@@ -122,7 +125,7 @@ class Descent(eqx.Module):
         )
 
     def _gradient_steps(self, start: Point, norm: Scalar) -> tuple[Point, Scalar]:
-        """Projected gradient steps until they leave the bounds that are met alone."""
+        """Projected gradient steps, until they no longer change what is at bounds."""
         problem, box = self.problem, self.problem.box
 
         def unfinished(carry: Any) -> Array:
@@ -146,7 +149,7 @@ class Descent(eqx.Module):
         return point, norm
 
     def _faces(self, start: Point, norm: Scalar, state: State) -> _Face:
-        """Least squares in what is free, until no new bound is met on the way."""
+        """Least squares in the free unknowns, until no new bound is met on the way."""
         problem, box = self.problem, self.problem.box
 
         def unfinished(face: _Face) -> Array:
@@ -190,7 +193,7 @@ class Descent(eqx.Module):
         return self.tolerances.reason(evidence, computed=True)
 
     def _verdict(self, state: State) -> State:
-        """Every claim of success once more, from what the last point shows."""
+        """Judge every claim of success again, by the last point."""
         now = self.problem.evidence(state.point, state.operator_norm)
         stalled = state.stalls >= _MAX_STALLS
         limited = StopReason.where(

@@ -1,4 +1,4 @@
-"""One bounded problem as the descent sees it: points, steps and line searches."""
+"""A bounded problem as the descent sees it: points, steps and line searches."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ class Bounded(eqx.Module):
         return tree.neg(tree.select(free, point.gradient))
 
     def evidence(self, point: Point, operator_norm: Scalar) -> Evidence:
-        """How good a point is: the projected gradient takes the gradient's place."""
+        """How good a point is, with the projected gradient in the gradient's place."""
         return gather(
             self.problem,
             point.x,
@@ -64,13 +64,14 @@ class Bounded(eqx.Module):
     def search(
         self, start: Point, direction: Vector, length: Scalar
     ) -> tuple[Vector, Bool[Array, ""]]:
-        """The first `P(x + α d)`, α = length and shorter, that descends enough.
+        """The first `P(x + α d)` that descends enough, for α from `length` downward.
 
-        Not shorter than to the first bound, so that a step that was cut fixes an
-        unknown. The change of the objective is computed from the step,
-        `⟨g, s⟩ + ½ ‖A s‖² + …`, which resolves changes far below the rounding of the
-        objective itself. If no trial descends, the point stays. Second, whether the
-        length was taken as it came.
+        α does not become shorter than the way to the first bound, so a step that was
+        cut puts an unknown at its bound. The change of the objective is computed from
+        the step, as `⟨g, s⟩ + ½ ‖A s‖² + …`: that resolves changes far below the
+        rounding of the objective itself. If no trial descends, the point stays.
+
+        **Returns:** the new point, and whether the first trial was taken.
         """
         x = start.x
         eps = float(jnp.finfo(tree.storage_dtype(x)).eps)
@@ -87,7 +88,7 @@ class Bounded(eqx.Module):
             slope = tree.inner(start.gradient, step)
             curvature = self.problem.curvature(step)
             enough = (slope < 0) & (slope + 0.5 * curvature <= _ARMIJO * slope)
-            # The minimiser along the chord says how much shorter to try.
+            # The minimizer along the chord says how much shorter to try.
             best = -slope * tree.safe_reciprocal(curvature)
             shorter = length * jnp.clip(best, 0.1, 0.5)
             straight = length <= first

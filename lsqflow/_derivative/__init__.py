@@ -1,1 +1,1 @@
-"""How a solve is differentiated."""
+"""How a solve is differentiated: the rule, and the ways to apply it."""

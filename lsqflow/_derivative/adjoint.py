@@ -16,24 +16,27 @@ from .primal_dual import System
 
 
 class AbstractAdjoint(eqx.Module):
-    """How derivatives of a solve are computed."""
+    """How derivatives of a solve are computed. Subclass it with `solve`."""
 
     @abc.abstractmethod
     def solve(
         self, problem: Problem, solver: lx.AbstractLinearSolver, *, throw: bool
     ) -> tuple[PrimalDual, Stats]:
-        """Solve a problem, differentiably."""
+        """Solve a problem, so that JAX can differentiate the solution.
+
+        **Returns:** what [`run`][lsqflow.AbstractSolver.run] of a solver returns.
+        """
 
 
 class ImplicitAdjoint(AbstractAdjoint):
-    """Derivatives of the solution, by the implicit function theorem. The default.
+    """Derivatives of the exact solution, by the implicit function theorem. The default.
 
     **Use when** the solve converges.
-    **Avoid when** it is truncated on purpose: the derivatives are those of the solution
-    and not of the iterate.
+    **Avoid when** it is stopped early on purpose: the derivatives are those of the
+    exact solution, not those of the iterate.
     **Cost:** a gradient runs one solve of the transposed problem, whatever its shape
-    and rank, damped or not. Memory does not depend on the number of steps. Forward and
-    reverse mode, and all orders, are supported.
+    and rank, damped or not. Memory does not depend on the number of steps.
+    **Handles:** forward and reverse mode, and derivatives of any order.
     """
 
     solver: lx.AbstractLinearSolver | None = None
@@ -53,19 +56,25 @@ class ImplicitAdjoint(AbstractAdjoint):
 
 ImplicitAdjoint.__init__.__doc__ = """**Arguments:**
 
-- `solver`: the solver for derivatives, such as the same method with other tolerances.
-    The default, None, is the solver of the problem itself.
+- `solver`: the solver to use for derivatives, such as the same method with other
+    tolerances. The default, None, is the solver of the problem itself.
 """
 
 
 class UnrolledAdjoint(AbstractAdjoint):
     """Derivatives of the iterations themselves, by checkpointed backpropagation.
 
-    **Use when** the solve is truncated, and the derivatives of the iterate are wanted.
+    **Use when** the solve is stopped early, and you want the derivatives of the iterate
+    that it reached.
     **Avoid when** the solve converges: `ImplicitAdjoint` gives the same for less.
     **Cost:** a gradient costs more than twice the steps, and memory for about
-    `2 √max_steps` iterates. The loop is laid out for `max_steps` steps, so set the
-    solver's to what is needed. Forward and reverse mode; needs an iterative solver.
+    `2 √max_steps` iterates. The program has room for `max_steps` steps, so set that of
+    the solver to what is needed.
+    **Handles:** forward and reverse mode, for an iterative solver of lsqflow. Not
+    bounds.
+
+    **Raises:** `TypeError` for another solver, for bounds, and where `max_steps` of the
+    solver is not an integer of Python.
     """
 
     def solve(

@@ -1,6 +1,6 @@
 """Vector arithmetic in which `None` is a zero known at trace time.
 
-Derivative rules skip what is known to vanish; this keeps them readable while they do.
+Rules of derivatives skip what is known to be zero. With this they stay readable.
 """
 
 from typing import Any
@@ -51,7 +51,7 @@ def if_damped(damp: Scalar | None, x: Maybe) -> Maybe:
 
 
 def complete(x: Maybe, structure: tree.Structure) -> Maybe:
-    """A tangent or cotangent with zeros filled in, or `None` if it is all zero."""
+    """A tangent or cotangent with its zeros filled in; `None` if all of it is zero."""
     if not jax.tree.leaves(x):
         return None
 

@@ -2,12 +2,12 @@ r"""How a solve is differentiated: the only file with a differentiation rule.
 
 Two linear maps carry it, at a fixed operator $A$ and damping $\lambda$:
 
-- $P_A : b \mapsto (x, y, r)$, the primal–dual solve: one run of a solver;
+- $P_A : b \mapsto (x, y, r)$, solution, dual and residual: one run of a solver;
 - $L_A : (c, d, s) \mapsto A^+ c + (A^H A)^+ d + N s$ with $N = I - A^+ A$, or, damped,
   $(A^H A + \lambda^2 I)^{-1} (A^H c + d + \lambda^2 s)$.
 
-Each is the transpose of the other at $A^T$, and their tangents consist of the two, so
-that derivatives of every order do. In reverse mode only $P$ runs: $P_A$ forward,
+Each is the transpose of the other at $A^T$. The tangents of both are made of both, so
+derivatives of every order are. In reverse mode only $P$ runs: $P_A$ forward and
 $P_{A^T}$ backward, once each. The derivation is in docs/devdocs/calculus.md.
 """
 
@@ -33,9 +33,9 @@ Scalar = Float[Array, ""]
 
 
 class System(eqx.Module):
-    """An operator and a damping, to be solved with: what P and L have in common.
+    """What P and L have in common: an operator, a damping, and how to solve with them.
 
-    `solver` is for the value and `derivative_solver` for all that follows from it.
+    `solver` computes the value, and `derivative_solver` all its derivatives.
     """
 
     operator: AbstractOperator
@@ -111,8 +111,8 @@ class _P(AbstractLinearMap):
         )
         r_dot = maybe.sub(c, None if x_dot is None else A.mv(x_dot))
 
-        # The tangent of the dual needs one more solve, w = A⁺y; Lazy leaves it until
-        # somebody reads that tangent.
+        # The tangent of the dual needs one more solve, w = A⁺y. `Lazy` does it only if
+        # that tangent is used.
         inputs = (A_dot, x_dot, Ay, maybe.sub(c, maybe.scale(shift, y)))
         y_dot = None
         if any(leaf is not None for leaf in jax.tree.leaves(inputs)):

@@ -1,4 +1,4 @@
-"""The dual that a recurrence leaves, made the dual of the problem."""
+"""From the dual of a recurrence to the dual of the problem."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -17,14 +17,14 @@ def finished_dual(
     inconsistent: Bool[Array, ""],
     noise: Scalar,
 ) -> Vector:
-    """`(A Aᴴ + λ² I)⁺ b`, from what the recurrence has of it.
+    """`(A Aᴴ + λ² I)⁺ b`, from the part of it that a recurrence has.
 
     **Arguments:**
 
-    - `y`: with `x = Aᴴ y`, in the span of the process.
+    - `y`: the dual of the recurrence, with `x = Aᴴ y`, in the span of the process.
     - `residual`: `b − A x`, computed from the solution.
     - `inconsistent`: whether the residual is more than rounding.
-    - `noise`: the norm of what in the residual is rounding.
+    - `noise`: the norm of the rounding error in the residual.
     """
     damp = problem.damp
     if damp is None:
@@ -36,10 +36,11 @@ def finished_dual(
 def _without_residual(
     y: Vector, residual: Vector, inconsistent: Bool[Array, ""]
 ) -> Vector:
-    """Undamped: `y` is orthogonal to null(Aᴴ).
+    """Undamped: make `y` orthogonal to null(Aᴴ).
 
-    The recurrence leaves a multiple of `r` where the system is inconsistent. Where it
-    is consistent, `r` is rounding noise, and projecting on noise destroys `y`.
+    For an inconsistent system, the `y` of the recurrence has a multiple of `r` in it,
+    which is removed. For a consistent one, `r` is rounding noise, and to remove a
+    multiple of it would destroy `y`.
     """
     share = tree.inner(residual, y) * tree.safe_reciprocal(
         tree.inner(residual, residual)
@@ -48,11 +49,11 @@ def _without_residual(
 
 
 def _with_null_part(y: Vector, residual: Vector, damp: Scalar, noise: Scalar) -> Vector:
-    """Damped: `y = r / λ²`, of which the recurrence has only the part in range(A).
+    """Damped: `y = r / λ²`. The recurrence has only its part in range(A).
 
-    It has that part to higher accuracy than `r / λ²`, by up to (‖A‖ / λ)². So the gap
-    `e = r − λ² y` is added only where it is above rounding, that is, where there is a
-    part in null(Aᴴ).
+    It has that part more accurately than `r / λ²` does, by up to (‖A‖ / λ)². So the gap
+    `e = r − λ² y` is added only where it is above rounding: then it is the part in
+    null(Aᴴ).
     """
     gap = tree.axpy(-damp * damp, y, residual)
     weight = jnp.where(tree.norm(gap) > noise, tree.safe_reciprocal(damp * damp), 0)

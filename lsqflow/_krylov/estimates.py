@@ -1,4 +1,4 @@
-"""Running estimates of ‖A‖ and cond(A), and what a recurrence reports of itself."""
+"""Running estimates of ‖A‖, ‖A⁺‖ and cond(A), and what a recurrence reports."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ Scalar = Float[Array, ""]
 
 
 class Estimates(eqx.Module):
-    """What a recurrence knows of its iterate without looking at it.
+    """What a recurrence knows of its iterate without computing it.
 
     Residuals are those of the damped problem: ‖(b − A x, −λ x)‖ and ‖Aᴴ r − λ² x‖.
     """

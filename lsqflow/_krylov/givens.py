@@ -11,8 +11,8 @@ Scalar = Float[Array, ""]
 def givens(a: Scalar, b: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
     """`c, s, r, 1 / r` of the rotation `[c s; -s c]` of `(a, b)` to `(r, 0)`, `r ≥ 0`.
 
-    The identity for `a = b = 0`, with 0 for `1 / r`. One reciprocal square root: on
-    small problems these are what a step costs.
+    For `a = b = 0` it is the identity, with 0 for `1 / r`. It takes one reciprocal
+    square root and no division: on small problems these make up the cost of a step.
     """
     r, inverse = tree.root(a * a + b * b)
     return jnp.where(r == 0, 1, a * inverse), b * inverse, r, inverse
@@ -21,10 +21,10 @@ def givens(a: Scalar, b: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
 def undamp(
     rhs: Scalar, diagonal: Scalar, damp: Scalar | None
 ) -> tuple[Scalar, Scalar, Scalar]:
-    """Rotate `λ` below a diagonal entry away, and the right-hand side with it.
+    """Rotate away the `λ` below a diagonal entry, and the right-hand side with it.
 
-    Returns what is left of the right-hand side, what leaves it for good, and the new
-    diagonal entry. Nothing to do for an undamped problem.
+    **Returns:** what is left of the right-hand side, what has left it for good, and the
+    new diagonal entry. For an undamped problem nothing changes.
     """
     if damp is None:
         return rhs, jnp.zeros_like(rhs), diagonal

@@ -1,4 +1,4 @@
-r"""Golub–Kahan bidiagonalisation, once, for every solver.
+r"""Golub–Kahan bidiagonalization, written once, for every solver.
 
 With $U_k = [u_1 \ldots u_k]$ and $V_k = [v_1 \ldots v_k]$ orthonormal and $B_k$ lower
 bidiagonal with diagonal $\alpha_i$ and subdiagonal $\beta_{i+1}$,
@@ -11,8 +11,8 @@ Beside each $v_k$ runs CRAIG's vector $q_k$ with $A^H q_k = v_k$,
 $$ q_1 = u_1 / \alpha_1, \qquad q_{k+1} = (u_{k+1} - \beta_{k+1} q_k) / \alpha_{k+1}. $$
 
 Any recurrence that combines the $v_k$ linearly into $x$ combines the $q_k$ into the
-dual $y$ with $A^H y = x$. Recurrences therefore see *pairs* $(v_k, q_k)$, one pytree,
-and never look inside.
+dual $y$ with $A^H y = x$. So a recurrence sees *pairs* $(v_k, q_k)$, each one pytree,
+and never looks inside.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable

@@ -1,1 +1,1 @@
-"""What is to be solved: a problem, and problems restated."""
+"""What is to be solved: a problem, and how one problem becomes another."""

@@ -19,7 +19,10 @@ from .regularizer import Tikhonov
 
 
 class Stated(eqx.Module):
-    """A problem as the user states it: checked, and nothing of it carried out."""
+    """A problem as the user states it: checked, but not yet rewritten.
+
+    `roots` are the square roots of the weights.
+    """
 
     problem: Problem
     roots: Vector | None
@@ -36,7 +39,7 @@ def stated(
     regularizers: Any,
     x0: Any,
 ) -> Stated:
-    """Check what users pass; the arguments are those of [`lsqflow.lstsq`][]."""
+    """Check what users pass. The arguments are those of [`lsqflow.lstsq`][]."""
     operator = as_operator(operator)
     source, target = operator.in_structure(), operator.out_structure()
     vector = conform(vector, target, "vector", "output")

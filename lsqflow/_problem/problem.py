@@ -1,4 +1,4 @@
-r"""The problem that everything else restates, solves or differentiates."""
+r"""The problem: everything else restates it, solves it or differentiates it."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,9 +12,16 @@ Scalar = Float[Array, ""]
 
 
 class Problem(eqx.Module):
-    r"""Minimize $\|A x - b\|^2 + \lambda^2 \|x\|^2$: an operator, a vector, a damping.
+    r"""A least-squares problem: minimize $\|A x - b\|^2 + \lambda^2 \|x\|^2$.
 
-    Methods take the residual where the caller has it, which saves a product.
+    Solvers get one. Users do not make one to solve it: they call [`lsqflow.lstsq`][].
+    Methods that need the residual take it where the caller has it, to save a product.
+
+    **Attributes:**
+
+    - `operator`: $A$, an [`lsqflow.AbstractOperator`][].
+    - `vector`: $b$, a pytree of arrays.
+    - `damp`: λ, a real scalar array; `None` if there is no damping.
     """
 
     operator: AbstractOperator
@@ -49,9 +56,9 @@ class Problem(eqx.Module):
         return value + self.damp * self.damp * tree.inner(x, x)
 
     def rounding(self, x: Vector, operator_norm: Scalar) -> Scalar:
-        """How far rounding moves a computed residual: `ε (‖A‖ ‖x‖ + ‖b‖)`.
+        """The rounding error of a computed residual: `ε (‖A‖ ‖x‖ + ‖b‖)`.
 
-        A computed gradient is moved by ‖A‖ times as much.
+        That of a computed gradient is ‖A‖ times as large.
         """
         return self.eps * (operator_norm * tree.norm(x) + tree.norm(self.vector))
 
@@ -62,7 +69,7 @@ class Problem(eqx.Module):
         return float(jnp.finfo(tree.storage_dtype(ends)).eps)
 
     def curvature(self, step: Vector) -> Scalar:
-        """`‖A s‖² + λ² ‖s‖²`: what the objective rises by from its minimum."""
+        """`‖A s‖² + λ² ‖s‖²`: how much a step from the minimum raises the objective."""
         image = self.operator.mv(step)
         value = tree.inner(image, image)
         if self.damp is None:
@@ -70,5 +77,5 @@ class Problem(eqx.Module):
         return value + self.damp * self.damp * tree.inner(step, step)
 
     def linearise(self) -> "Problem":
-        """The same problem, all work done that does not depend on `x`."""
+        """The same problem, with the work done that does not depend on `x`."""
         return Problem(self.operator.linearise(), self.vector, self.damp)

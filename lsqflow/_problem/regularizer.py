@@ -1,4 +1,4 @@
-"""Terms beside the data: what is known of the solution before it is measured."""
+"""Regularizers: terms for what is known of the solution beside the data."""
 
 from typing import Any
 
@@ -12,10 +12,21 @@ from .._operator.convert import as_operator
 
 
 class Tikhonov(eqx.Module):
-    r"""The term $s^2 \|L (x - \mu)\|^2$: smoothness, smallness, nearness to a prior.
+    r"""The term $s^2 \|L (x - \mu)\|^2$, to be added to a least-squares problem.
 
-    Solutions are differentiable with respect to strength, operator and prior. For
-    strengths that differ from entry to entry, put `lf.Diagonal(w) @ L`.
+    ```python
+    smooth = lf.Tikhonov(lf.Difference((4,), boundary="none"), strength=0.1)
+    lf.lstsq(A, b, regularizers=[smooth])
+    ```
+
+    **Use when** the data alone do not determine the solution, or determine it badly,
+    and it is known to be smooth ($L$ takes differences), small, or near to $\mu$.
+
+    Solutions can be differentiated with respect to strength, operator and prior. For
+    strengths that differ between entries, use `lf.Diagonal(w) @ L`.
+
+    **Cost:** one more product with $L$, and one with $L^H$, for each step. Without
+    operator and prior the term is damping, which costs nothing.
     """
 
     operator: AbstractOperator | None
@@ -28,10 +39,11 @@ class Tikhonov(eqx.Module):
         r"""**Arguments:**
 
         - `operator`: $L$, such as [`lsqflow.Gradient`][]; by default the identity.
-        - `strength`: $s$, a real scalar. It enters squared, like `damp`.
+        - `strength`: $s$, a real scalar, by default 1. It enters squared, like `damp`.
         - `prior`: $\mu$, with the structure of the unknown; by default zero.
 
-        **Raises:** `ValueError` unless the strength is a real scalar.
+        **Raises:** `ValueError` unless the strength is a real scalar; `TypeError` for a
+        number in the place of the operator.
         """
         if isinstance(operator, int | float):
             raise TypeError(

@@ -27,7 +27,7 @@ Back = Callable[[PrimalDual], PrimalDual]
 def restated(
     problem: Problem, roots: Vector | None, regularizers: Sequence[Tikhonov]
 ) -> tuple[Problem, Back]:
-    """A problem as the user states it, as plain rows with a damping."""
+    """Carry out weights and regularizers: a problem of plain rows with a damping."""
     arrays = (problem.operator, problem.vector)
     if any(explicit_sharding(x) for x in jax.tree.leaves(arrays) if eqx.is_array(x)):
         guess = tree.zeros(problem.operator.in_structure())
@@ -61,7 +61,7 @@ def weighted(problem: Problem, roots: Vector) -> tuple[Problem, Back]:
 def regularized(
     problem: Problem, regularizers: Sequence[Tikhonov]
 ) -> tuple[Problem, Back]:
-    """Add terms. A plain `s² ‖x‖²` is damping; the others are rows below the data.
+    """Add regularizers. `s² ‖x‖²` is damping; the others are rows below the data.
 
     The rows are `[A; s₁ L₁; …]`, for the vector `(b, s₁ L₁ μ₁, …)`.
     """
@@ -100,13 +100,13 @@ def _root_of_squares(strengths: Sequence[Scalar]) -> Scalar | None:
 
 
 def damped_rows(problem: Problem) -> tuple[Problem, Back]:
-    """Damping as rows, `[A; λ I]` and `(b, 0)`: for methods that know no damping."""
+    """Damping as rows, `[A; λ I]` and `(b, 0)`, for methods that have no damping."""
     damp = problem.damp
     if damp is None:
         return problem, lambda solution: solution
 
     def back(solution: PrimalDual) -> PrimalDual:
-        # The dual of the rows is another one; that of the damped problem is r / λ².
+        # The dual of the rows is not that of the damped problem, which is r / λ².
         residual, _ = solution.residual
         scaled = tree.scale(tree.safe_reciprocal(damp * damp), residual)
         dual = tree.where(damp == 0, solution.dual[0], scaled)
@@ -117,9 +117,9 @@ def damped_rows(problem: Problem) -> tuple[Problem, Back]:
 
 
 def warm_start(problem: Problem, x0: Vector) -> tuple[Problem, Back]:
-    """Solve for the correction to `x0`, a hint without a derivative.
+    """Solve for the correction to `x0`, which derivatives treat as a constant.
 
-    Damping does not act on the correction but on the sum, so it becomes rows first.
+    Damping acts on the sum and not on the correction, so it becomes rows first.
     """
     x0 = jax.lax.stop_gradient(x0)
     rows, undo = damped_rows(problem)

@@ -16,13 +16,14 @@ _SMALL = 2**12
 
 
 class AutoSolver(AbstractSolver):
-    """The default: chooses by what is known before the solve.
+    """The default solver. It chooses another one by what is known before the solve.
 
-    - A singular value decomposition for dense matrices of at most 4096 entries, in
-        single or double precision, that are not spread over an explicit mesh.
-    - Otherwise `iterative`, by default LSMR at the tolerance of the dtype.
+    - For a dense matrix of at most 4096 entries: a singular value decomposition,
+        `lsqflow.SVD()`. Not in half precision, and not on an explicit mesh.
+    - For everything else: `iterative`, by default `lsqflow.LSMR()`.
 
-    `select` tells what it would choose.
+    **Use when** you have not thought about solvers. `select` tells what is chosen.
+    **Cost:** that of the solver that is chosen.
     """
 
     iterative: AbstractGolubKahanSolver = LSMR()
@@ -31,7 +32,7 @@ class AutoSolver(AbstractSolver):
         require_solver(self.iterative, "iterative")
 
     def select(self, operator: lx.AbstractLinearOperator) -> lx.AbstractLinearSolver:
-        """The solver that `operator` will be solved with."""
+        """The solver that is chosen for an operator."""
         dense = isinstance(operator, MatrixOperator | lx.MatrixLinearOperator)
         small = 0 < operator.in_size() * operator.out_size() <= _SMALL
         return (

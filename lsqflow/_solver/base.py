@@ -22,8 +22,7 @@ Stats = dict[str, Any]
 class AbstractSolver(lx.AbstractLinearSolver[AbstractOperator]):
     """A least-squares solver that lsqflow and lineax both accept.
 
-    Subclasses provide [`run`][lsqflow.AbstractSolver.run]. The lineax interface
-    follows from it, and so do derivatives.
+    Subclass it with `run`. The lineax interface follows, and so do derivatives.
     """
 
     @abc.abstractmethod
@@ -32,11 +31,11 @@ class AbstractSolver(lx.AbstractLinearSolver[AbstractOperator]):
 
         **Arguments:**
 
-        - `problem`: an `lsqflow.Problem`: operator, vector and damping.
+        - `problem`: an [`lsqflow.Problem`][]: operator, vector and damping.
 
         **Returns:** an [`lsqflow.PrimalDual`][] with the solution, its dual and its
-        residual, and the dictionary of statistics that [`lsqflow.Solution`][]
-        documents. A failure is a `stop_reason` there, not an exception.
+        residual; and a dictionary of statistics, those that [`lsqflow.Solution`][]
+        documents. A failure does not raise: it is the `"stop_reason"` there.
         """
 
     def init(

@@ -1,4 +1,4 @@
-"""A solve cut into pieces, each one compiled program: for a loop on the host."""
+"""A solve in pieces, each of them one compiled program: for a loop on the host."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from .loop import (
 
 
 def _plain(problem: Stated) -> tuple[Problem, Back]:
-    """The rows that are iterated on, and the way back to the user's variables."""
+    """The problem that is iterated on, and the way back to the user's variables."""
     rows, back = restated(problem.problem, problem.roots, problem.regularizers)
     if problem.x0 is None:
         return ready(rows), back
@@ -46,7 +46,7 @@ def advance(
     until: Int[Array, ""],
     chunk: int,
 ) -> tuple[State, Array]:
-    """Steps up to a number, and the norms after each."""
+    """Step until `until` steps are done. Returns the norms after each step as well."""
     rows, _ = _plain(problem)
 
     def step(carry: Any) -> Any:
@@ -85,7 +85,7 @@ def limit(problem: Stated, solver: AbstractIterativeSolver) -> Any:
 
 
 def require_fit(state: Any, problem: Stated, solver: AbstractIterativeSolver) -> None:
-    """Raise a `ValueError` unless a state is one of this problem and solver."""
+    """Raise a `ValueError` unless a state fits this problem and solver."""
     want = eqx.filter_eval_shape(begin, problem, solver)
     shapes = [
         [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(s)]

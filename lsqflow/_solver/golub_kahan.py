@@ -28,22 +28,22 @@ Scalar = Float[Array, ""]
 # The arguments are the same for every solver on the process, and so is their text.
 ARGUMENTS = """**Arguments:**
 
-- `rtol`: the relative tolerance, without a unit. The solver stops when
+- `rtol`: the relative tolerance. It has no unit. The solver stops when
     ‖b − A x‖ ≤ atol + rtol (‖A‖ ‖x‖ + ‖b‖), which solves a consistent system, or when
     ‖Aᴴ r − λ² x‖ ≤ atol + rtol ‖A‖ ‖r‖, which solves a least-squares problem. ‖A‖ is a
     running estimate. The default, None, is ε^¾ for the ε of the coarsest dtype:
     6.4e-6 in float32, 1.8e-12 in float64.
-- `atol`: the absolute tolerance, by default 0. It is compared with both residuals, so
-    it has the unit of `b` in the first test, and of `A` times `b` in the second.
+- `atol`: the absolute tolerance, by default 0. Both tests add it, so it has the unit
+    of `b` in the first test, and that of `A` times `b` in the second.
 - `max_steps`: the greatest number of steps, each a product with `A` and one with `Aᴴ`;
     an integer or a traced integer. The default, None, is ten times the smaller
-    dimension of `A`. Reaching it is a failure.
+    dimension of `A`. A solve that reaches it has failed.
 - `conlim`: the solver gives up when its estimate of the condition number of `A` (with
     the damping) exceeds this number. The default, None, is 0.1 / ε: 8.4e5 in float32,
     4.5e14 in float64.
-- `history`: how many of the last values of both residual norms to keep, in
+- `history`: how many of the last values of both residual norms to keep in
     `stats["history"]`; by default 0. They are what the recurrence knows, so they cost
-    no products. Shorter solves leave NaN in front.
+    no products. A solve with fewer steps leaves NaN in front.
 
 **Raises:** `TypeError` or `ValueError` if an argument is not such a number.
 """
@@ -79,11 +79,13 @@ class GolubKahanState(eqx.Module, Generic[_Scalars, _Vectors]):
 class AbstractGolubKahanSolver(
     AbstractIterativeSolver[GolubKahanState], Generic[_Scalars, _Vectors]
 ):
-    """A short recurrence on the Golub–Kahan process.
+    """A solver that is a short recurrence on the Golub–Kahan process.
 
-    A subclass turns the scalars `alpha`, `beta` of the process into coefficients
-    (`advance`) and combines pairs of vectors with them (`combine`). It never touches
-    the operator, and has no loop.
+    Subclass it with five methods and five fields. `advance` turns the scalars `alpha`
+    and `beta` of the process into coefficients. `combine` combines pairs of vectors
+    with them. `first_scalars` and `first_vectors` begin, and `estimates` tells the
+    stopping rules what the scalars know. None of the five touches the operator, and the
+    loop is inherited. [`lsqflow.LSQR`][] is an example.
     """
 
     rtol: AbstractVar[float | Float[Array, ""] | None]
@@ -110,7 +112,7 @@ class AbstractGolubKahanSolver(
     def advance(
         self, old: _Scalars, alpha: Scalar, beta: Scalar, damp: Scalar | None
     ) -> tuple[_Scalars, tuple[Scalar, ...]]:
-        """From `α_{k+1}`, `β_{k+1}`: the next scalars and the coefficients."""
+        """The next scalars and the coefficients, from `α_{k+1}` and `β_{k+1}`."""
 
     @abc.abstractmethod
     def combine(
@@ -123,7 +125,7 @@ class AbstractGolubKahanSolver(
         """Norms and condition, as the stopping rules want them."""
 
     def tolerances(self, problem: Problem) -> Tolerances:
-        """What the solver is asked for, with defaults for the precision."""
+        """The tolerances of the solver, with the defaults for a problem's precision."""
         return Tolerances.of(problem, self.rtol, self.atol)
 
     def start(self, problem: Problem) -> GolubKahanState:

@@ -1,4 +1,4 @@
-"""Lineax's solvers as solvers of ours."""
+"""Solvers of lineax as solvers of ours."""
 
 from typing import Any
 
@@ -20,16 +20,16 @@ from .verdict import Tolerances, gather, norm_estimate, verdict
 
 Scalar = Float[Array, ""]
 
-# These ask for products alone, and stop by tolerances of their own.
+# These need products only, and stop by tolerances of their own.
 _ITERATIVE = (lx.CG, lx.GMRES, lx.BiCGStab, lx.LSMR)
 # A solution that is this far, relatively, from every Aᴴ y is not the one of least norm.
 _OFF_RANGE = 0.02
 
 
 class LineaxSolver(AbstractSolver):
-    """Any of lineax's solvers: the primal by it, the dual by its transpose.
+    """Any solver of lineax. It computes the solution, and its transpose the dual.
 
-    Damping is solved as the stacked operator `[A; λ I]`.
+    A damped problem is solved as the stacked operator `[A; λ I]`.
     """
 
     solver: lx.AbstractLinearSolver
@@ -145,7 +145,7 @@ def _tolerances(solver: lx.AbstractLinearSolver, problem: Problem) -> Tolerances
 
 
 def _require_fit(solver: lx.AbstractLinearSolver, problem: Problem) -> None:
-    """Raise a `TypeError` for what would end in an error of LAPACK or of lineax."""
+    """Raise a `TypeError` where LAPACK or lineax would raise a less helpful error."""
     name, operator = type(solver).__name__, problem.operator
     ends = operator.in_structure(), operator.out_structure()
     between = f"{brief(ends[0])} to {brief(ends[1])}"

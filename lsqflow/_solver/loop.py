@@ -38,7 +38,7 @@ class State(Protocol):
 
     @property
     def norms(self) -> tuple[Scalar, Scalar]:
-        """What the method knows of ‖r‖ and of ‖Aᴴ r − λ² x‖, without computing them."""
+        """‖r‖ and ‖Aᴴ r − λ² x‖, as far as the method knows them for free."""
         ...
 
 
@@ -49,9 +49,14 @@ Loop = Callable[[Callable[[Any], Any], Callable[[Any], Any], Any, Steps], Any]
 class AbstractIterativeSolver(AbstractSolver, Generic[_State]):
     """A solver that goes step by step: `start`, `step`, `finish`.
 
-    `step` never touches the host and never branches, so the same three methods run in
-    a `while_loop`, in a loop that is differentiated, and in chunks driven from the host
-    ([`lsqflow.iterate`][]).
+    Subclass it with these three, and with the fields `max_steps` and `history`. The
+    three run in a `while_loop`, in a loop that is differentiated
+    ([`lsqflow.UnrolledAdjoint`][]), and in chunks driven from the host
+    ([`lsqflow.iterate`][]). So `step` may neither branch nor call the host.
+
+    A state is a pytree of arrays with `num_steps`, `reason` (an
+    [`lsqflow.StopReason`][], `running` while there is more to do) and `norms`: ‖r‖ and
+    ‖Aᴴ r − λ² x‖, as far as the method knows them without computing them.
     """
 
     max_steps: AbstractVar[Steps | None]
@@ -67,7 +72,10 @@ class AbstractIterativeSolver(AbstractSolver, Generic[_State]):
 
     @abc.abstractmethod
     def finish(self, problem: Problem, state: _State) -> tuple[PrimalDual, Stats]:
-        """The solution that a state holds, checked, and its statistics."""
+        """The solution that a state holds, and its statistics, as `run` returns them.
+
+        The norms and the `"stop_reason"` are computed from the solution itself.
+        """
 
     def limit(self, problem: Problem) -> Steps:
         """The greatest number of steps."""
@@ -99,7 +107,7 @@ class AbstractIterativeSolver(AbstractSolver, Generic[_State]):
 
 
 def ready(problem: Problem) -> Problem:
-    """A problem whose operator is linearised and whose arrays may enter a loop."""
+    """The problem with its operator linearized and its arrays fit to enter a loop."""
     operator, vector = vary((problem.operator, problem.vector), manual_axes(problem))
     return Problem(operator, vector, problem.damp).linearise()
 
@@ -127,7 +135,7 @@ def _default_steps(problem: Problem) -> int:
 def while_loop(
     unfinished: Callable[[Any], Any], step: Callable[[Any], Any], state: Any, _: Steps
 ) -> Any:
-    """The loop of a plain solve: as long as it takes, and no derivative."""
+    """The loop of a plain solve: it runs as long as needed, without derivatives."""
     return jax.lax.while_loop(unfinished, step, state)
 
 
@@ -137,7 +145,7 @@ def checkpointed_loop(
     state: Any,
     limit: Steps,
 ) -> Any:
-    """A loop to differentiate: √limit chunks, each computed again going backward."""
+    """A loop to differentiate: √limit chunks. The way back computes each one again."""
     if not isinstance(limit, int):
         raise TypeError(
             "`UnrolledAdjoint` needs a solver whose `max_steps` is an integer of "
@@ -164,7 +172,7 @@ def checkpointed_loop(
 
 
 class History(eqx.Module):
-    """The last norms of a solve: a ring of a fixed number of rows, maybe none."""
+    """The last norms of a solve: a ring with a fixed number of rows, possibly zero."""
 
     ring: Float[Array, "rows 2"]
 
@@ -174,7 +182,7 @@ class History(eqx.Module):
         return cls(jnp.full((rows, 2), jnp.nan, tree.scalar_dtype(problem.vector)))
 
     def record(self, state: State) -> "History":
-        """The norms after a step, in place of the oldest ones."""
+        """Write the norms after a step in place of the oldest ones."""
         rows = len(self.ring)
         if not rows:
             return self
@@ -183,7 +191,7 @@ class History(eqx.Module):
         return History(jax.lax.dynamic_update_index_in_dim(self.ring, row, at, 0))
 
     def stats(self, num_steps: Int[Array, ""]) -> Stats:
-        """In the order of the steps, NaN first where there were fewer steps."""
+        """The norms in the order of the steps. NaN come first if steps were fewer."""
         rows = len(self.ring)
         if not rows:
             return {}

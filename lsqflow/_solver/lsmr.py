@@ -40,14 +40,14 @@ class _Vectors(eqx.Module):
 
 
 class LSMR(AbstractGolubKahanSolver):
-    r"""Minimises $\|Ax - b\|^2 + \lambda^2 \|x\|^2$; ‖Aᴴr‖ decreases monotonically.
+    r"""Minimizes $\|Ax - b\|^2 + \lambda^2 \|x\|^2$; ‖Aᴴr‖ decreases monotonically.
 
-    **Use when** in doubt: the normal residual, which certifies a least-squares
-    solution, falls at every step, so that stopping early is safe.
-    **Avoid when** the operator is a small matrix: a factorisation is faster.
-    **Cost per step:** one product with `A`, one with `Aᴴ`. Stores 4 vectors of the
-    input space and 1 of the output space, and 4 more of the output space where the
-    dual is asked for (XLA removes them where it is not).
+    **Use when** in doubt. The normal residual ‖Aᴴr‖, which tells how good a
+    least-squares solution is, falls at every step, so it is safe to stop early.
+    **Avoid when** the operator is a small matrix: a factorization is faster.
+    **Cost per step:** one product with `A`, one with `Aᴴ`. It stores 4 vectors of the
+    input space and 1 of the output space. Where the dual is used, and for gradients, it
+    stores 4 more of the output space.
     **Handles:** any shape and rank, real and complex, damping at no cost.
 
     ??? cite "Reference"
@@ -103,7 +103,7 @@ class LSMR(AbstractGolubKahanSolver):
         cbar, sbar, rhobar, inversebar = givens(rhotemp, theta)
         zeta = cbar * old.zetabar
 
-        # ‖r‖, through the QR factorisation of R̄ᵀ (tilde).
+        # ‖r‖, through the QR factorization of R̄ᵀ (tilde).
         betahat = c * betaacute
         betadd = -s * betaacute
         ctilde, stilde, _, inversetilde = givens(old.rhod, thetabar)

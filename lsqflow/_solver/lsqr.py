@@ -32,14 +32,14 @@ class _Vectors(eqx.Module):
 
 
 class LSQR(AbstractGolubKahanSolver):
-    r"""Minimises $\|Ax - b\|^2 + \lambda^2 \|x\|^2$; ‖r‖ decreases monotonically.
+    r"""Minimizes $\|Ax - b\|^2 + \lambda^2 \|x\|^2$; ‖r‖ decreases monotonically.
 
     **Use when** the system is consistent, or the residual itself is what matters, or
     iterates must match those of conjugate gradients on the normal equations.
-    **Avoid when** stopping early on an inconsistent system: ‖Aᴴr‖ oscillates (LSMR).
-    **Cost per step:** one product with `A`, one with `Aᴴ`. Stores 3 vectors of the
-    input space and 1 of the output space, and 3 more of the output space where the
-    dual is asked for (XLA removes them where it is not).
+    **Avoid when** an inconsistent system is stopped early: ‖Aᴴr‖ oscillates. Use LSMR.
+    **Cost per step:** one product with `A`, one with `Aᴴ`. It stores 3 vectors of the
+    input space and 1 of the output space. Where the dual is used, and for gradients, it
+    stores 3 more of the output space.
     **Handles:** any shape and rank, real and complex, damping at no cost.
 
     ??? cite "Reference"

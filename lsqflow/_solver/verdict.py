@@ -29,7 +29,7 @@ class Evidence(eqx.Module):
     """The norms that tell how good a solution is, computed or estimated.
 
     Residuals are those of the damped problem: ‖(b − A x, λ x)‖ and ‖Aᴴ r − λ² x‖.
-    `inverse_norm` is a bound of ‖A⁺‖ from below.
+    `inverse_norm` is a lower bound of ‖A⁺‖.
     """
 
     residual_norm: Scalar
@@ -74,7 +74,7 @@ class Tolerances(eqx.Module):
     def of(
         cls, problem: Problem, rtol: Scalar | float | None, atol: Scalar | float = 0.0
     ) -> "Tolerances":
-        """The tolerances for a problem; by default ε to the power of ¾."""
+        """The tolerances for a problem. By default, `rtol` is ε to the power of ¾."""
         dtype = tree.scalar_dtype(problem.vector)
         rtol = problem.eps**0.75 if rtol is None else rtol
         return cls(jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), problem.eps)
@@ -83,20 +83,20 @@ class Tolerances(eqx.Module):
     def half_the_digits(
         cls, problem: Problem, atol: Scalar | float = 0.0
     ) -> "Tolerances":
-        """What is asked of methods that have no tolerance of their own."""
+        """The tolerances for methods that have none of their own."""
         return cls.of(problem, problem.eps**0.5, atol)
 
     def consistent(self, now: Evidence, slack: float = 1.0) -> Bool[Array, ""]:
-        """Whether the residual is small. With slack, also if it is but rounding."""
+        """Whether the residual is small. With slack, it may also be mere rounding."""
         bound = slack * (self.atol + self.rtol * now.size)
         if slack > 1:
             bound += NOISE * self.eps * now.size
         return now.residual_norm <= bound
 
     def least_squares(self, now: Evidence, slack: float = 1.0) -> Bool[Array, ""]:
-        """Whether the normal residual is small. With slack, also if it is rounding.
+        """Whether the normal residual is small. With slack, it may be mere rounding.
 
-        It cannot be computed to better than ‖A‖ times the rounding of the residual.
+        The rounding of the normal residual is ‖A‖ times that of the residual.
         """
         scale = now.operator_norm * now.residual_norm
         bound = slack * (self.atol + self.rtol * scale)
@@ -111,9 +111,10 @@ class Tolerances(eqx.Module):
     def reason(
         self, now: Evidence, *, computed: bool = False, slack: float = 1.0
     ) -> StopReason:
-        """The rule that holds, the most welcome one where several do, or `running`.
+        """The rule that holds, or `running`. Where several hold, the best news.
 
-        Computed residuals end at their rounding, those of a recurrence fall beyond.
+        `computed` residuals stop falling at their rounding error. Those of a recurrence
+        go on falling.
         """
         scale = now.operator_norm * now.residual_norm
         if computed:
@@ -143,7 +144,7 @@ def gather(
     operator_norm: Scalar,
     inverse_norm: Scalar | None = None,
 ) -> Evidence:
-    """The evidence that a solution itself gives."""
+    """The evidence, computed from a solution and its residuals."""
     return Evidence(
         residual_norm=problem.residual_norm(x, residual),
         normal_residual_norm=tree.norm(gradient),
@@ -162,17 +163,17 @@ def verdict(
     first_normal_norm: Scalar | None = None,
     digits: bool = True,
 ) -> StopReason:
-    """What a method claims, corrected by the evidence.
+    """Judge what a method claims by the evidence; return the true reason.
 
     **Arguments:**
 
     - `claim`: why the method stopped.
     - `now`: norms computed from the solution.
     - `tolerances`: what the method was asked for.
-    - `first_normal_norm`: ‖Aᴴ b‖. Where zero already meets the tolerance, the digits of
-        the solution are not what was asked for.
-    - `digits`: whether to look at the estimated error of the solution as well. Not
-        where a solver inside has been judged by it, for other tolerances.
+    - `first_normal_norm`: ‖Aᴴ b‖. Where x = 0 already meets the tolerance, the
+        estimated error of the solution is not judged.
+    - `digits`: whether to judge the estimated error of the solution as well. False
+        where an inner solver has been judged by it already, with other tolerances.
     """
     confirmed = tolerances.consistent(now, _SLACK)
     confirmed |= tolerances.least_squares(now, _SLACK)

@@ -15,10 +15,13 @@ class Woodbury(lx.AbstractLinearSolver):
 
     $(D + U V^H)^{-1} b = D^{-1} b - D^{-1} U (I + V^H D^{-1} U)^{-1} V^H D^{-1} b$
 
-    **Use when** the diagonal and the sum are invertible and not too badly conditioned:
-    the formula loses as many digits as the diagonal's condition number has.
+    **Use when** the diagonal and the sum are invertible.
+    **Avoid when** the diagonal is badly conditioned: the formula loses as many digits
+    as the condition number of the diagonal has. Also with damping, which is refused.
 
-    **Cost:** $k^2 n$ multiplications and a factorisation of size $k$, for rank $k$.
+    **Cost:** $k^2 n$ multiplications and a factorization of size $k$, for rank $k$.
+
+    **Raises:** `TypeError` for any other operator, and with damping.
 
     ??? cite "Reference"
 
