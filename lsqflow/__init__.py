@@ -1,6 +1,6 @@
 """Least squares in JAX as a differentiable operator."""
 
-import importlib.metadata
+from importlib import metadata as _metadata
 
 from lineax import QR as QR, SVD as SVD, Cholesky as Cholesky
 
@@ -125,4 +125,4 @@ from .train.state import NullSpaceState as NullSpaceState
 
 del _protocol  # imported to register the operators with lineax
 
-__version__ = importlib.metadata.version("lsqflow")
+__version__ = _metadata.version("lsqflow")

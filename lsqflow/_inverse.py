@@ -13,7 +13,7 @@ from ._operator.matrix import MatrixOperator
 from ._problem.problem import Problem
 from ._solution import PrimalDual
 from ._solver.auto import AutoSolver
-from ._solver.lineax import require_solver
+from ._solver.lineax import can_factorize, require_solver
 from ._solver.lsmr import LSMR
 from ._tree import Structure, Vector
 
@@ -116,7 +116,7 @@ def solve(
 
 def dense_inverse(operator: AbstractOperator) -> MatrixOperator | None:
     """The pseudo-inverse of a dense operator that is not too large, as a matrix."""
-    if not isinstance(operator, MatrixOperator):
+    if not isinstance(operator, MatrixOperator) or not can_factorize(operator):
         return None
     matrix = operator.matrix
     if min(matrix.shape) > _MAX_RANK or matrix.size > _MAX_ENTRIES:

@@ -20,7 +20,8 @@ from ._problem.inputs import Stated, stated
 from ._problem.regularizer import Tikhonov
 from ._solution import Solution
 from ._solver.auto import AutoSolver
-from ._solver.chunks import advance, begin, end, limit, require_fit
+from ._solver.chunks import advance, begin, end, fitted, limit, resume
+from ._solver.golub_kahan import with_arrays
 from ._solver.loop import AbstractIterativeSolver, State
 from ._solver.lsmr import LSMR
 
@@ -123,25 +124,31 @@ def iterate(
     JAX. `ValueError` for a `state` whose arrays do not fit the problem and solver.
     Otherwise what [`lsqflow.lstsq`][] raises.
     """
-    solver = _iterative(solver)
+    method = _iterative(solver)
     _require_types(chunk, time_limit, callback)
     problem = stated(
         operator, vector, damp=damp, weights=weights, regularizers=regularizers, x0=x0
     )
-    if raises_inside((problem, solver, state)):
+    if raises_inside((problem, method, state)):
         raise TypeError(
             "`lsqflow.iterate` looks at the solve from the host, so it cannot run "
             "under `jax.jit`, `grad` or `vmap`. Use `lsqflow.lstsq` there, with "
             "`history=k` in the solver to see how the solve went."
         )
+    method: AbstractIterativeSolver = with_arrays(method)
     if state is None:
-        state = begin(problem, solver)
+        state = begin(problem, method)
     else:
-        require_fit(state, problem, solver)
+        state = resume(problem, method, fitted(state, problem, method))
     state, history, interrupted = _drive(
-        problem, solver, state, chunk, callback, progress, time_limit
+        problem, method, state, chunk, callback, progress, time_limit
     )
-    solution = end(problem, solver, state, interrupted)
+    solution = end(problem, method, state, interrupted)
+    if method.history:
+        last = _last(history, method.history)
+        solution = eqx.tree_at(
+            lambda s: s.stats, solution, {**solution.stats, "history": last}
+        )
     if throw and not interrupted:
         solution.raise_if_failed()
     return Iteration(solution, state, history)
@@ -192,6 +199,14 @@ def _drive(  # noqa: PLR0917
     return state, history, running and done < most
 
 
+def _last(history: dict[str, np.ndarray], rows: int) -> dict[str, Any]:
+    """The last norms, as a solver with `history=rows` has them."""
+    names = ("residual_norm", "normal_residual_norm")
+    missing = np.full(max(rows - len(history[names[0]]), 0), np.nan)
+    padded = {name: np.concatenate([missing, history[name]]) for name in names}
+    return {name: jnp.asarray(values[-rows:]) for name, values in padded.items()}
+
+
 def _iterative(solver: Any) -> AbstractIterativeSolver:
     solver = solver.iterative if isinstance(solver, AutoSolver) else solver
     if not isinstance(solver, AbstractIterativeSolver):
@@ -211,7 +226,8 @@ def _require_types(chunk: Any, time_limit: Any, callback: Any) -> None:
         )
     if not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"`chunk` must be a positive integer; got {chunk!r}.")
-    if time_limit is not None and not time_limit >= 0:
+    number = isinstance(time_limit, int | float) and not isinstance(time_limit, bool)
+    if time_limit is not None and not (number and time_limit >= 0):
         raise ValueError(
             "`time_limit` must be a non-negative number of seconds; got "
             f"{time_limit!r}."

@@ -35,6 +35,7 @@ __all__ = [
     "known",
     "manual_axes",
     "mlir",
+    "on_explicit_mesh",
     "primitive_named",
     "raises_inside",
     "reshard_as",
@@ -83,6 +84,12 @@ def explicit_sharding(x: Any) -> Any:
     sharding = getattr(jax.typeof(x), "sharding", None)
     axes = () if sharding is None else sharding.mesh.axis_types
     return sharding if jax.sharding.AxisType.Explicit in axes else None
+
+
+def on_explicit_mesh(tree: PyTree[Any]) -> bool:
+    """Whether an array of `tree` has its place on a mesh in its type."""
+    arrays = [x for x in jax.tree.leaves(tree) if eqx.is_array(x)]
+    return any(explicit_sharding(x) is not None for x in arrays)
 
 
 def reshard_like(x: Vector, example: Callable[[], Vector]) -> Vector:

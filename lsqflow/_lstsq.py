@@ -10,7 +10,7 @@ from jaxtyping import ArrayLike, PyTree
 from ._constrained.affine import solve_affine
 from ._constrained.bounds import solve_bounded
 from ._constrained.box import Box, as_box
-from ._derivative.adjoint import AbstractAdjoint, ImplicitAdjoint
+from ._derivative.adjoint import AbstractAdjoint, ImplicitAdjoint, UnrolledAdjoint
 from ._jax import raises_inside
 from ._operator.convert import OperatorLike
 from ._problem.inputs import Stated, require_unknown, stated
@@ -20,6 +20,7 @@ from ._problem.rewrite import restated, warm_start
 from ._solution import PrimalDual, Solution, concluded
 from ._solver.auto import AutoSolver
 from ._solver.base import Stats
+from ._solver.golub_kahan import with_arrays
 from ._solver.lineax import require_solver
 from ._tree import Vector
 from .constraint.affine import Affine
@@ -111,6 +112,8 @@ def lstsq(
             raise ValueError("`bounds` and `subject_to` cannot be combined yet.")
         box = as_box(*_pair(bounds), source)
     constraint = box if subject_to is None else subject_to
+    if not isinstance(adjoint, UnrolledAdjoint):
+        solver, adjoint = with_arrays((solver, adjoint))
     # Outside of transformations nothing has to be raised from within the program.
     inside = throw and raises_inside((problem, constraint, solver, adjoint))
     solution = _lstsq(problem, constraint, solver, adjoint, throw=inside)

@@ -121,9 +121,17 @@ class Outcome(_Item):
 
     def __repr__(self) -> str:
         failed = known(is_failure(self.reason))
-        if failed is None or failed.ndim:
+        if failed is None:
             return super().__repr__()
-        return f"<{'failed' if failed else 'successful'}: {StopReason[self.reason]}>"
+        if failed.ndim:
+            good = failed.size - np.count_nonzero(failed)
+            first = first_failure(self.reason)
+            text = "" if first is None else f"; the first failure: {first}"
+            return f"<{good} of {failed.size} successful{text}>"
+        word = "failed" if failed else "successful"
+        if bool(self.reason == StopReason.interrupted):
+            word = "interrupted"
+        return f"<{word}: {StopReason[self.reason]}>"
 
     def error_if(self, token: PyTree[Array], pred: Any) -> PyTree[Array]:
         """Raise at run time where `pred` is true, with the text of the reason."""

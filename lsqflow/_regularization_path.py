@@ -7,9 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
 from . import _tree as tree
+from ._jax import known
 from ._lstsq import lstsq
 from ._operator.base import AbstractOperator
 from ._operator.convert import OperatorLike, as_operator
@@ -157,9 +159,12 @@ def regularization_path(
     regularizer = Tikhonov() if regularizer is None else regularizer
     target = operator.out_structure()
     strengths = jnp.asarray(strengths, tree.scalar_dtype(target))
-    if strengths.ndim != 1:
+    values = known(strengths)
+    positive = values is None or bool(np.all(values > 0))
+    if strengths.ndim != 1 or not strengths.size or not positive:
         raise ValueError(
-            f"`strengths` must be one-dimensional; got shape {strengths.shape}."
+            "`strengths` must be one or more positive numbers in one dimension; got "
+            f"{strengths}."
         )
     vector = conform(vector, target, "vector", "output")
     roots = None if weights is None else root_weights(weights, target)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from . import _tree as tree
-from ._outcome import is_failure, name_of, raised, result_of
+from ._outcome import StopReason, is_failure, name_of, raised, result_of
 
 
 class PrimalDual(eqx.Module):
@@ -141,7 +141,9 @@ def _summary(solution: Solution) -> str:
     steps = int(solution.stats["num_steps"])
     norm = float(solution.stats["residual_norm"])
     way = f"in {steps} step{'s' * (steps != 1)}" if steps else "directly"
-    if bool(is_failure(reason)):
+    if bool(reason == StopReason.interrupted):
+        head = f"interrupted after {steps} steps"
+    elif bool(is_failure(reason)):
         head = f"FAILED after {steps} steps ({name_of(reason)})"
     else:
         head = f"solved {way} ({name_of(reason)})"

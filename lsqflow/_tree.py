@@ -96,7 +96,8 @@ def require_inexact(tree: PyTree[Any], owner: str) -> None:
             msg = (
                 f"{owner} works on real or complex floating-point arrays; got dtype "
                 f"{leaf.dtype} at {jax.tree_util.keystr(path) or 'the top level'}. "
-                "Convert it with `.astype(float)`."
+                "Convert it with `.astype(float)`. In place of a shape, pass an array "
+                "or a `jax.ShapeDtypeStruct(shape, dtype)`."
             )
             raise TypeError(msg)
 

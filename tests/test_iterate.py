@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
 
 import lsqflow as lf
 
@@ -256,3 +257,38 @@ def test_plot_convergence():
     np.testing.assert_allclose(tail, norms[-4:], rtol=1e-6)
     with pytest.raises(ValueError, match="no history"):
         lf.plot_convergence(lf.lstsq(A, b), axes)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("solver", [lf.LSMR, lf.LSQR])
+def test_a_tighter_tolerance_goes_on(solver):
+    """From a state that met a looser one; a met one takes no step."""
+    A, b = problem()
+    tight = solver(rtol=RTOL)
+    whole = lf.iterate(A, b, tight)
+    loose = lf.iterate(A, b, solver(rtol=1e-2))
+    assert loose.solution.result == lx.RESULTS.successful
+    rest = lf.iterate(A, b, tight, state=loose.state)
+    np.testing.assert_array_equal(rest.solution.value, whole.solution.value)
+    done = lf.iterate(A, b, tight, state=whole.state)
+    assert not len(done.history["num_steps"])
+    assert done.solution.result == lx.RESULTS.successful
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [("i", None), (None, "i"), (None, None)])
+def test_devices(kind, spec):
+    """On a mesh of eight devices, also when it is not in context; and resumption."""
+    A, b = problem((40, 16))
+    want = np.linalg.lstsq(A, b, rcond=None)[0]
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(kind,))
+    sharded = jax.device_put(A, NamedSharding(mesh, jax.P(*spec)))
+    solver = lf.LSMR(rtol=1e-11, history=3)
+    assert relative_error(lf.lstsq(sharded, b, solver).value, want) < 1e-8
+    assert relative_error(lf.lstsq(sharded, b).value, want) < 1e-8
+    first = lf.iterate(sharded, b, solver, callback=stop_after(5), chunk=5)
+    like = jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, first.state)
+    with jax.set_mesh(mesh):
+        rest = lf.iterate(sharded, b, solver, state=through_equinox(first.state, like))
+    assert relative_error(rest.solution.value, want) < 1e-8
+    assert rest.solution.stats["history"]["residual_norm"].shape == (3,)

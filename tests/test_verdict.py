@@ -12,6 +12,7 @@ import optimistix as optx
 import pytest
 
 import lsqflow as lf
+from lsqflow._lstsq import _lstsq
 
 from .helpers import X64, dtype_of, matrix, normal, relative_error, rng
 
@@ -211,3 +212,33 @@ def test_the_last_steps_of_gauss_newton_are_no_failure(method, seed):
         assert fit.result == optx.RESULTS.successful
         slope = jax.jacobian(residual)(fit.value, None).T @ residual(fit.value, None)
         assert np.linalg.norm(slope) < 1e-7
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("solver", [lf.AutoSolver(), lf.LSMR(), *LAPACK])
+def test_infinities_do_not_hang(solver):
+    """LAPACK may not return from one; what comes back is no plausible number."""
+    A = np.array(matrix(rng(), (4, 4), dtype=REAL))
+    A[0, 0] = np.inf
+    for operator, b in ((A, np.ones(4)), (np.eye(4), [1, np.inf, 1, 1])):
+        got = lf.lstsq(operator.astype(REAL), np.array(b, REAL), solver, throw=False)
+        assert got.stats["stop_reason"] == lf.StopReason.nonfinite_input
+    assert not np.any(np.isfinite(got.value)) or isinstance(solver, lf.LSMR)
+
+
+@pytest.mark.float32
+def test_other_tolerances_compile_nothing():
+    A, b = matrix(rng(), (9, 5), dtype=REAL), normal(rng(1), 9, REAL)
+    solve = lambda s: lf.lstsq(A, b, s, adjoint=lf.ImplicitAdjoint(s), throw=False)
+    solve(lf.LSMR(rtol=1e-3, atol=0.0, conlim=1e6, max_steps=40))
+    before = _lstsq._cached._cache_size()
+    solve(lf.LSMR(rtol=1e-4, atol=1e-6, conlim=1e5, max_steps=30))
+    assert _lstsq._cached._cache_size() == before
+
+
+@pytest.mark.float32
+def test_a_batch_says_how_many_failed():
+    A, b = matrix(rng(), (9, 5), dtype=REAL), normal(rng(1), 9, REAL)
+    solve = jax.vmap(lambda b: lf.lstsq(A, b, lf.LSMR(), throw=False))
+    text = repr(solve(jnp.stack([b, np.nan * b, b])).result)
+    assert text.startswith("<2 of 3 successful; the first failure: The vector")

@@ -159,7 +159,7 @@ def root_weights(weights: Any, structure: Structure) -> Vector:
             )
         values = known(w)
         if values is not None and not np.all(values >= 0):
-            raise ValueError(f"{where} must not be negative.")
+            raise ValueError(f"{where} must not be negative, nor NaN.")
         w = jnp.broadcast_to(w.astype(real), s.shape)
         largest = jnp.max(w, initial=0)
         info = jnp.finfo(real)

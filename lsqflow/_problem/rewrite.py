@@ -3,13 +3,12 @@
 import functools as ft
 from collections.abc import Callable, Sequence
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _tree as tree
-from .._jax import explicit_sharding, reshard_like
+from .._jax import on_explicit_mesh, reshard_like
 from .._operator import algebra
 from .._operator.diagonal import Diagonal, Identity
 from .._operator.structure.damped import Damped
@@ -28,8 +27,7 @@ def restated(
     problem: Problem, roots: Vector | None, regularizers: Sequence[Tikhonov]
 ) -> tuple[Problem, Back]:
     """Carry out weights and regularizers: a problem of plain rows with a damping."""
-    arrays = (problem.operator, problem.vector)
-    if any(explicit_sharding(x) for x in jax.tree.leaves(arrays) if eqx.is_array(x)):
+    if on_explicit_mesh((problem.operator, problem.vector)):
         guess = tree.zeros(problem.operator.in_structure())
         vector = reshard_like(problem.vector, lambda: problem.operator.mv(guess))
         problem = Problem(problem.operator, vector, problem.damp)
@@ -80,7 +78,11 @@ def regularized(
         if term.prior is None:
             targets.append(tree.zeros(L.out_structure()))
         else:
-            targets.append(L.mv(conform(term.prior, source, f"{name}.prior", "input")))
+            prior = conform(term.prior, source, f"{name}.prior", "input")
+            if on_explicit_mesh((problem.operator, problem.vector)):
+                like = lambda: problem.operator.rmv(problem.vector)
+                prior = reshard_like(prior, like)
+            targets.append(L.mv(prior))
     damp = _root_of_squares(strengths)
     if len(rows) == 1:
         return Problem(problem.operator, problem.vector, damp), lambda s: s

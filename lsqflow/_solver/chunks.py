@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from .._jax import manual_axes, vary
+from .._jax import manual_axes, reshard_as, vary
 from .._outcome import StopReason
 from .._problem.inputs import Stated
 from .._problem.problem import Problem
@@ -39,6 +39,12 @@ def begin(problem: Stated, solver: AbstractIterativeSolver) -> State:
 
 
 @eqx.filter_jit
+def resume(problem: Stated, solver: AbstractIterativeSolver, state: State) -> State:
+    """The state of an earlier solve, judged by the tolerances of this one."""
+    return solver.resume(_plain(problem)[0], state)
+
+
+@eqx.filter_jit
 def advance(
     problem: Stated,
     solver: AbstractIterativeSolver,
@@ -53,7 +59,7 @@ def advance(
         state = solver.step(rows, carry[0])
         return state, carry[1].record(state)
 
-    carry = vary((state, History.empty(chunk, rows)), manual_axes(rows))
+    carry = vary((state, History.empty(chunk, state)), manual_axes(rows))
     state, recorded = while_loop(
         lambda carry: unfinished_at(carry[0], until), step, carry, until
     )
@@ -84,8 +90,11 @@ def limit(problem: Stated, solver: AbstractIterativeSolver) -> Any:
     return solver.limit(_plain(problem)[0])
 
 
-def require_fit(state: Any, problem: Stated, solver: AbstractIterativeSolver) -> None:
-    """Raise a `ValueError` unless a state fits this problem and solver."""
+def fitted(state: Any, problem: Stated, solver: AbstractIterativeSolver) -> Any:
+    """A state of this problem and solver, on the devices of the problem.
+
+    **Raises:** `ValueError` for the state of another problem or solver.
+    """
     want = eqx.filter_eval_shape(begin, problem, solver)
     shapes = [
         [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(s)]
@@ -97,3 +106,5 @@ def require_fit(state: Any, problem: Stated, solver: AbstractIterativeSolver) ->
             "other shapes, dtypes or structures than those of this one. Pass the "
             "operator, vector, regularizers and kind of solver that it was made with."
         )
+    placed = lambda x, s: reshard_as(jnp.asarray(x), s) if eqx.is_array_like(x) else x
+    return jax.tree.map(placed, state, want)

@@ -5,8 +5,8 @@ import dataclasses
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, Float, Int
 
@@ -19,34 +19,12 @@ from .._outcome import StopReason, is_failure
 from .._problem.problem import Problem
 from .._solution import PrimalDual
 from .._tree import Vector
+from .arguments import require_count, require_tolerance
 from .base import Stats
 from .loop import AbstractIterativeSolver, Steps, stopped
 from .verdict import NOISE, Evidence, Tolerances, gather, verdict
 
 Scalar = Float[Array, ""]
-
-# The arguments are the same for every solver on the process, and so is their text.
-ARGUMENTS = """**Arguments:**
-
-- `rtol`: the relative tolerance. It has no unit. The solver stops when
-    ‖b − A x‖ ≤ atol + rtol (‖A‖ ‖x‖ + ‖b‖), which solves a consistent system, or when
-    ‖Aᴴ r − λ² x‖ ≤ atol + rtol ‖A‖ ‖r‖, which solves a least-squares problem. ‖A‖ is a
-    running estimate. The default, None, is ε^¾ for the ε of the coarsest dtype:
-    6.4e-6 in float32, 1.8e-12 in float64.
-- `atol`: the absolute tolerance, by default 0. Both tests add it, so it has the unit
-    of `b` in the first test, and that of `A` times `b` in the second.
-- `max_steps`: the greatest number of steps, each a product with `A` and one with `Aᴴ`;
-    an integer or a traced integer. The default, None, is ten times the smaller
-    dimension of `A`. A solve that reaches it has failed.
-- `conlim`: the solver gives up when its estimate of the condition number of `A` (with
-    the damping) exceeds this number. The default, None, is 0.1 / ε: 8.4e5 in float32,
-    4.5e14 in float64.
-- `history`: how many of the last values of both residual norms to keep in
-    `stats["history"]`; by default 0. They are what the recurrence knows, so they cost
-    no products. A solve with fewer steps leaves NaN in front.
-
-**Raises:** `TypeError` or `ValueError` if an argument is not such a number.
-"""
 
 
 @runtime_checkable
@@ -96,9 +74,9 @@ class AbstractGolubKahanSolver(
 
     def __check_init__(self) -> None:
         for name in ("rtol", "atol", "conlim"):
-            _require_tolerance(name, getattr(self, name))
+            require_tolerance(name, getattr(self, name))
         for name in ("max_steps", "history"):
-            _require_count(name, getattr(self, name))
+            require_count(name, getattr(self, name))
 
     @abc.abstractmethod
     def first_scalars(self, alpha: Scalar, beta: Scalar) -> _Scalars:
@@ -127,6 +105,18 @@ class AbstractGolubKahanSolver(
     def tolerances(self, problem: Problem) -> Tolerances:
         """The tolerances of the solver, with the defaults for a problem's precision."""
         return Tolerances.of(problem, self.rtol, self.atol)
+
+    def with_arrays(self) -> Any:
+        """The same solver, numbers as arrays: other tolerances compile nothing."""
+        changed: Any = {
+            name: jnp.asarray(value, float)
+            for name in ("rtol", "atol", "conlim")
+            if isinstance(value := getattr(self, name), int | float)
+        }
+        if isinstance(self.max_steps, int):
+            most = min(self.max_steps, jnp.iinfo(jnp.int32).max)
+            changed["max_steps"] = jnp.asarray(most, jnp.int32)
+        return dataclasses.replace(self, **changed)
 
     def start(self, problem: Problem) -> GolubKahanState:
         process = GolubKahan.start(problem.operator, problem.vector)
@@ -163,6 +153,16 @@ class AbstractGolubKahanSolver(
             num_steps=state.num_steps + 1,
             reason=self._reason(problem, now, vectors.iterate.v, state.vector_norm),
             norms=(now.residual_norm, now.normal_residual_norm),
+        )
+
+    def resume(self, problem: Problem, state: GolubKahanState) -> GolubKahanState:
+        now = self.estimates(state.scalars.unpack())
+        x = state.vectors.iterate.v
+        reason = self._reason(problem, now, x, state.vector_norm)
+        final = (state.num_steps == 0) | (state.reason == StopReason.trivial)
+        final |= state.reason == StopReason.nonfinite_input
+        return dataclasses.replace(
+            state, reason=StopReason.where(final, state.reason, reason)
         )
 
     def _reason(
@@ -220,29 +220,8 @@ class AbstractGolubKahanSolver(
         }
 
 
-def _require_tolerance(name: str, value: Any) -> None:
-    """Raise unless a tolerance is None, a number or a real scalar, and not negative."""
-    if value is None and name != "atol":
-        return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    array = isinstance(value, Array | np.ndarray | np.generic)
-    if not number and not (array and value.shape == ()):
-        raise TypeError(
-            f"`{name}` must be a non-negative number, or a scalar array; got {value!r}."
-        )
-    if isinstance(value, int | float) and not value >= 0:
-        raise ValueError(f"`{name}` must be non-negative; got {value}.")
-
-
-def _require_count(name: str, value: Any) -> None:
-    """Raise unless a number of steps is an integer, or an array of one."""
-    if value is None and name == "max_steps":
-        return
-    array = isinstance(value, Array) and jnp.issubdtype(value.dtype, jnp.integer)
-    if isinstance(value, bool) or not (isinstance(value, int) or array):
-        raise TypeError(
-            f"`{name}` must be an integer{' or None' * (name == 'max_steps')}; got "
-            f"{value!r}. Convert it with `int`."
-        )
-    if isinstance(value, int) and value < 0:
-        raise ValueError(f"`{name}` must be non-negative; got {value}.")
+def with_arrays(tree_of_solvers: Any) -> Any:
+    """A pytree with the numbers of all solvers in it as arrays."""
+    is_ours = lambda x: isinstance(x, AbstractGolubKahanSolver)
+    leaf = lambda x: x.with_arrays() if is_ours(x) else x
+    return jax.tree.map(leaf, tree_of_solvers, is_leaf=is_ours)

@@ -36,6 +36,9 @@ class LineaxSolver(AbstractSolver):
 
     def run(self, problem: Problem) -> tuple[PrimalDual, Stats]:
         _require_fit(self.solver, problem)
+        # LAPACK may not return from an infinity: it gets zeros, and the user gets NaN.
+        finite = all_finite(problem)
+        problem = _masked(problem, finite)
         rows, back = damped_rows(problem)
         # The type of a solver's state is its own affair.
         method: Any = _suited(self.solver, rows)
@@ -68,8 +71,10 @@ class LineaxSolver(AbstractSolver):
                 claim,
             )
         reason = verdict(claim, now, _tolerances(self.solver, problem))
-        finite = all_finite(problem)
         unknown = jnp.full_like(now.residual_norm, jnp.nan)
+        solution = jax.tree.map(
+            lambda v: jnp.where(finite, v, jnp.full_like(v, jnp.nan)), solution
+        )
         return solution, {
             "num_steps": jnp.asarray(own_stats.get("num_steps", 0), jnp.int32),
             "residual_norm": tree.norm(residual),
@@ -109,6 +114,17 @@ def all_finite(problem: Problem) -> Bool[Array, ""]:
         if eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact):
             finite &= jnp.all(jnp.isfinite(x))
     return finite
+
+
+def _masked(problem: Problem, finite: Bool[Array, ""]) -> Problem:
+    """The problem, with zeros for all its numbers unless it is finite."""
+
+    def leaf(x: Any) -> Any:
+        if not eqx.is_inexact_array(x):
+            return x
+        return jnp.where(finite, x, jnp.zeros_like(x))
+
+    return jax.tree.map(leaf, problem)
 
 
 def _is_half(operator: lx.AbstractLinearOperator) -> bool:

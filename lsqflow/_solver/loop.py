@@ -77,6 +77,11 @@ class AbstractIterativeSolver(AbstractSolver, Generic[_State]):
         The norms and the `"stop_reason"` are computed from the solution itself.
         """
 
+    def resume(self, problem: Problem, state: _State) -> _State:
+        """A state that another solve ended in, judged by the tolerances of this one."""
+        del problem
+        return state
+
     def limit(self, problem: Problem) -> Steps:
         """The greatest number of steps."""
         if self.max_steps is None:
@@ -91,7 +96,8 @@ class AbstractIterativeSolver(AbstractSolver, Generic[_State]):
         problem = ready(problem)
         limit = self.limit(problem)
         loop = while_loop if loop is None else loop
-        recorded = (self.start(problem), History.empty(self.history, problem))
+        first = self.start(problem)
+        recorded = (first, History.empty(self.history, first))
         recorded = vary(recorded, manual_axes(problem))
 
         def unfinished(carry: Any) -> Bool[Array, ""]:
@@ -177,9 +183,10 @@ class History(eqx.Module):
     ring: Float[Array, "rows 2"]
 
     @classmethod
-    def empty(cls, rows: int, problem: Problem) -> "History":
+    def empty(cls, rows: int, state: State) -> "History":
         """A history that holds nothing yet, which is NaN."""
-        return cls(jnp.full((rows, 2), jnp.nan, tree.scalar_dtype(problem.vector)))
+        row = jnp.full_like(jnp.stack(state.norms), jnp.nan)
+        return cls(jnp.broadcast_to(row, (rows, 2)))
 
     def record(self, state: State) -> "History":
         """Write the norms after a step in place of the oldest ones."""

@@ -8,7 +8,8 @@ from .. import _tree as tree
 from .._krylov.estimates import Estimates, Spectrum
 from .._krylov.givens import givens, undamp
 from .._krylov.golub_kahan import Pair
-from .golub_kahan import ARGUMENTS, AbstractGolubKahanSolver
+from .arguments import ARGUMENTS
+from .golub_kahan import AbstractGolubKahanSolver
 
 Scalar = Float[Array, ""]
 

@@ -63,7 +63,7 @@ class SparseOperator(AbstractOperator):
     @classmethod
     def from_triplets(
         cls,
-        data: ArrayLike | Sequence[complex],
+        data: ArrayLike | Sequence[complex | float],
         rows: ArrayLike | Sequence[int],
         columns: ArrayLike | Sequence[int],
         shape: Sequence[int],
