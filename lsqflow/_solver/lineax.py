@@ -15,6 +15,7 @@ from .._outcome import StopReason, from_lineax, is_failure
 from .._problem.problem import Problem
 from .._problem.rewrite import damped_rows
 from .._solution import PrimalDual
+from .._tree import Vector
 from .base import AbstractSolver, Stats
 from .verdict import Tolerances, gather, norm_estimate, verdict
 
@@ -49,8 +50,11 @@ class LineaxSolver(AbstractSolver):
         # x = Aᴴ y for y = (Aᴴ)⁺ x. Not by `conj` of lineax's solvers: that of LU undoes
         # the transposition.
         transposed, _ = method.transpose(state, options)
+        # An operator that solves inside may raise at NaN, so it sees zeros instead.
+        x, found = _zero_unless_finite(x)
         y, _, _ = method.compute(transposed, tree.conj(x), options)
-        y = tree.conj(y)
+        y, also_found = _zero_unless_finite(tree.conj(y))
+        found &= also_found
         solution = back(PrimalDual(x, y, rows.residual(x)))
 
         residual = solution.residual
@@ -72,8 +76,11 @@ class LineaxSolver(AbstractSolver):
             )
         reason = verdict(claim, now, _tolerances(self.solver, problem))
         unknown = jnp.full_like(now.residual_norm, jnp.nan)
+        reason = StopReason.where(
+            found | is_failure(claim), reason, StopReason.nonfinite
+        )
         solution = jax.tree.map(
-            lambda v: jnp.where(finite, v, jnp.full_like(v, jnp.nan)), solution
+            lambda v: jnp.where(finite & found, v, jnp.full_like(v, jnp.nan)), solution
         )
         return solution, {
             "num_steps": jnp.asarray(own_stats.get("num_steps", 0), jnp.int32),
@@ -107,13 +114,18 @@ def can_factorize(operator: lx.AbstractLinearOperator) -> bool:
     return not (any(map(explicit_sharding, arrays)) or _is_half(operator))
 
 
-def all_finite(problem: Problem) -> Bool[Array, ""]:
-    """Whether no number of the problem is NaN or infinite."""
+def all_finite(tree_of_arrays: Any) -> Bool[Array, ""]:
+    """Whether no number of a problem, or of a vector, is NaN or infinite."""
     finite = jnp.ones((), bool)
-    for x in jax.tree.leaves((problem.operator, problem.vector, problem.damp)):
+    for x in jax.tree.leaves(tree_of_arrays):
         if eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact):
             finite &= jnp.all(jnp.isfinite(x))
     return finite
+
+
+def _zero_unless_finite(x: Vector) -> tuple[Vector, Bool[Array, ""]]:
+    finite = all_finite(x)
+    return tree.where(finite, x, tree.zeros_like(x)), finite
 
 
 def _masked(problem: Problem, finite: Bool[Array, ""]) -> Problem:

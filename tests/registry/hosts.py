@@ -89,12 +89,14 @@ def _implicit(root_finder):
 
     def solve(operator, vector, solver):
         finder = root_finder(rtol=1e-5, atol=1e-5, linear_solver=solver)
+        # In the precision of the vector: diffrax promotes y with the time.
+        at = lambda time: jnp.asarray(time, jax.tree.leaves(vector)[0].dtype)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(_drift),
             diffrax.Kvaerno3(root_finder=finder),
-            t0=0.0,
-            t1=TIME,
-            dt0=TIME / 4,
+            t0=at(0.0),
+            t1=at(TIME),
+            dt0=at(TIME / 4),
             y0=_zeros(operator.in_structure()),
             args=(operator, vector),
             max_steps=8,
