@@ -70,10 +70,7 @@ def _latin(hosts, names, solvers):
         for j, transformation in enumerate(TRANSFORMATIONS):
             # In single precision while double is on, optimistix's own damping and
             # trust regions are double and do not fit.
-            # So are diffrax's times; with them in single precision, the steps that its
-            # chord method traces anew under vmap do not compare equal to the first.
             only_double = host in ("LevenbergMarquardt", "Dogleg")
-            only_double |= (host, transformation) == ("VeryChord", "vmap")
             yield (
                 host,
                 transformation,
@@ -120,12 +117,20 @@ def _exponential(problem):
 ODES = list(_latin(IMPLICIT, SQUARE, ["LSMR", "AutoSolver", "LSQR"]))
 
 
+# diffrax asks that a step traced twice be equal. Under vmap, the derivative of a
+# product with a transpose of its own holds a function that compares by identity.
+UNEQUAL = pytest.mark.xfail(reason="traced states compare by identity", strict=True)
+
+
+def _marks(host, transformation, name):
+    marks = [pytest.mark.slow] if transformation in {"vmap", "grad"} else []
+    unequal = (host, transformation, name) == ("VeryChord", "vmap", "circulant")
+    return [*marks, UNEQUAL] if unequal else marks
+
+
 @pytest.mark.parametrize(
     ("host", "transformation", "name", "solver", "dtype"),
-    [
-        pytest.param(*c, marks=pytest.mark.slow) if c[1] in {"vmap", "grad"} else c
-        for c in ODES
-    ],
+    [pytest.param(*c, marks=_marks(*c[:3])) for c in ODES],
 )
 def test_implicit_steps(host, transformation, name, solver, dtype):
     step = IMPLICIT[host]
