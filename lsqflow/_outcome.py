@@ -120,7 +120,7 @@ class Outcome(_Item):
     reason: StopReason
 
     def __repr__(self) -> str:
-        failed = known(is_failure(self.reason))
+        failed = known_failures(self.reason)
         if failed is None:
             return super().__repr__()
         if failed.ndim:
@@ -143,9 +143,16 @@ def _code(reason: Any) -> Any:
     return reason._value  # noqa: SLF001
 
 
+def known_failures(reason: StopReason) -> np.ndarray | None:
+    """Which of one or many solves failed, on the host; None while they are traced."""
+    codes = known(_code(reason))
+    good = [_code(StopReason.running), *map(_code, _SUCCESSES)]
+    return None if codes is None else np.asarray(~np.isin(codes, good))
+
+
 def first_failure(reason: StopReason) -> str | None:
     """The text of the first failure of one or many solves; None if there is none."""
-    failed = np.asarray(is_failure(reason))
+    failed = np.asarray(known_failures(reason))
     if not failed.any():
         return None
     code = np.asarray(_code(reason))[failed].flat[0]
@@ -205,7 +212,7 @@ def raised(solution: _T, reason: StopReason) -> _T:
 
     Where the reason is known, raise now, on the host. Otherwise raise at run time.
     """
-    if known(is_failure(reason)) is None:
+    if known_failures(reason) is None:
         return checked(solution, reason, throw=True)
     text = first_failure(reason)
     if text is not None:

@@ -48,8 +48,12 @@ class LineaxSolver(AbstractSolver):
         x, result, own_stats = method.compute(state, rows.vector, options)
 
         # x = Aᴴ y for y = (Aᴴ)⁺ x. Not by `conj` of lineax's solvers: that of LU undoes
-        # the transposition.
-        transposed, _ = method.transpose(state, options)
+        # the transposition. Nor by `transpose` of `Normal`, which breaks down with CG.
+        iterative = isinstance(_innermost(self.solver), _ITERATIVE)
+        if iterative:
+            transposed = method.init(rows.operator.transpose(), options)
+        else:
+            transposed, _ = method.transpose(state, options)
         # An operator that solves inside may raise at NaN, so it sees zeros instead.
         x, found = _zero_unless_finite(x)
         y, _, _ = method.compute(transposed, tree.conj(x), options)
@@ -66,7 +70,7 @@ class LineaxSolver(AbstractSolver):
             operator_norm=norm_estimate(problem, x, tree.sub(problem.vector, residual)),
         )
         claim = from_lineax(result)
-        if not isinstance(_innermost(self.solver), _ITERATIVE):
+        if not iterative:
             # A method for full rank can find a minimizer of another norm.
             off = tree.norm(tree.sub(x, rows.operator.adjoint_mv(y)))
             claim = StopReason.where(
