@@ -29,12 +29,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def _cache_of_programs():
-    """Where compiled programs are kept between runs; None to keep none.
+    """Where to keep compiled programs between runs; None, the default, for nowhere.
 
-    Most of the time of the tests is spent in the compiler. Programs that call back to
-    the host cannot be kept. A program is for one kind of processor.
+    Much of the time of the tests is spent in the compiler. Programs that call back to
+    the host cannot be kept. JAX 0.10 has crashed while it read a program that other
+    processes were writing: use it for one run at a time.
     """
-    given = os.environ.get("LSQFLOW_CACHE", "~/.cache/lsqflow-tests")
+    given = os.environ.get("LSQFLOW_CACHE", "0")
     if given == "0":
         return None
     processor = pathlib.Path("/proc/cpuinfo")
