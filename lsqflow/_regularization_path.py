@@ -163,7 +163,7 @@ def regularization_path(
     positive = values is None or bool(np.all(values > 0))
     if strengths.ndim != 1 or not strengths.size or not positive:
         raise ValueError(
-            "`strengths` must be one or more positive numbers in one dimension; got "
+            "`strengths` must be one-dimensional: one or more positive numbers; got "
             f"{strengths}."
         )
     vector = conform(vector, target, "vector", "output")
