@@ -64,8 +64,27 @@ def _own_checks(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-@pytest.fixture(autouse=True, scope="module")
+_compiled = 0
+
+
+def _count(event: str, duration: float, **_) -> None:
+    global _compiled  # noqa: PLW0603
+    del duration
+    _compiled += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+@pytest.fixture(autouse=True)
 def _bounded_memory():
-    """Drop a module's compiled programs: a long session would keep all of them."""
+    """Drop compiled programs from time to time.
+
+    Each holds some mapped memory. A process may have 65530 maps on Linux, and the
+    compiler dies at the next one.
+    """
+    global _compiled  # noqa: PLW0603
     yield
-    jax.clear_caches()
+    if _compiled > 1500:
+        jax.clear_caches()
+        _compiled = 0
