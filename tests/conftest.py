@@ -85,6 +85,6 @@ def _bounded_memory():
     """
     global _compiled  # noqa: PLW0603
     yield
-    if _compiled > 1500:
+    if _compiled > 400:
         jax.clear_caches()
         _compiled = 0
