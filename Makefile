@@ -10,7 +10,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A file's tests share programs, so they go to one worker. A worker that dies ends the
-# run: what it had left would never be run, and the others would wait for it.
+# run: one that replaces it can die again, or leave the other waiting for ever.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart 0
 
 .DEFAULT_GOAL := help

@@ -65,6 +65,13 @@ def _own_checks(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    """Drop a module's compiled programs: a long session would keep all of them."""
+    yield
+    jax.clear_caches()
+
+
 def _maps():
     """How many pieces of memory this process has mapped; 0 where nobody counts them."""
     maps = pathlib.Path("/proc/self/maps")
@@ -78,8 +85,8 @@ _tests = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def _bounded_memory():
-    """Drop compiled programs from time to time.
+def _bounded_maps():
+    """Drop them earlier in a module with many programs.
 
     A large one maps a hundred pieces of memory. A process may have 65530 of them on
     Linux, and the compiler dies at the next one.
